@@ -1,0 +1,375 @@
+//! The messages between a client and the host service: plain types and their limits.
+//!
+//! Who sends what, in the order of a connection's life:
+//!
+//! ```text
+//!  client                         host
+//!    Hello         ------------->            once per session; anything else first ends it
+//!                  <-------------  Welcome   who you are, as the kernel says
+//!                  <-------------  Locality  which addresses are on this host; again whenever that changes
+//!    Offer         ------------->            "this TCP connection of mine may be upgraded"
+//!                  <-------------  Grant     with three descriptors: block, doorbell to ring, doorbell to wait on
+//!    Ready         ------------->            "verified and mapped"
+//!                  <-------------  Go        both ends are ready: switch when you like
+//!    Close         ------------->            the connection is gone (or the offer is withdrawn)
+//!                  <-------------  Refused   instead of Grant or Go: it stays TCP, and why
+//! ```
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::layout::Sizes;
+use crate::link::SwitchToken;
+
+/// Version of the protocol that this file describes. A host answers a `Hello` with another version by refusing it, and
+/// the client stays on TCP.
+pub const PROTOCOL: u16 = 1;
+
+/// Most labels an [`Identity`] carries. Docker sets no limit; beyond this the rest is left out, in order of name.
+pub const MAX_LABELS: usize = 64;
+
+/// Longest name, label name or label value, in bytes. Longer ones are cut.
+pub const MAX_TEXT: usize = 128;
+
+/// Most entries in one `Locality` frame; a longer table takes several.
+pub const MAX_LOCAL_ENTRIES: usize = 32;
+
+/// Most rows in one `Connections` frame.
+pub const MAX_ROWS: usize = 4;
+
+/// Number a client gives to an offer; unique within its session, never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct OfferId(pub u64);
+
+impl fmt::Display for OfferId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "#{}", self.0)
+    }
+}
+
+/// From a client to the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToHost {
+    /// First frame of a session.
+    Hello {
+        /// [`PROTOCOL`] as the client knows it.
+        protocol: u16,
+    },
+    /// A TCP connection of the client's that may be upgraded.
+    Offer(Offer),
+    /// The granted block is verified and mapped.
+    Ready(OfferId),
+    /// The grant cannot be used; the connection stays TCP.
+    Decline(OfferId, Decline),
+    /// The connection is closed, or the offer is withdrawn.
+    Close(OfferId),
+    /// Asks for the connection table. Answered for the host's own user and root outside of containers only.
+    ListConnections,
+    /// Asks for the container table. Answered like `ListConnections`.
+    ListContainers,
+}
+
+/// One TCP connection, as its owner sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    /// The number by which both sides speak of it from now on.
+    pub id: OfferId,
+    /// The descriptor in the client's process. The host looks at the socket itself; the rest is only a claim.
+    pub fd: i32,
+    /// What `getsockname` says.
+    pub local: SocketAddr,
+    /// What `getpeername` says.
+    pub peer: SocketAddr,
+    /// The CPU the client last ran on; a wish for the NUMA node.
+    pub cpu: u32,
+}
+
+/// Why a client cannot use a grant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Decline {
+    /// The connection was closed meanwhile.
+    Closed,
+    /// The block or a descriptor did not pass the client's checks.
+    Unsound,
+    /// The client has no descriptor or memory left.
+    OutOfResources,
+    /// Bytes went over the socket that the client did not count.
+    Uncounted,
+}
+
+impl fmt::Display for Decline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Closed => "the connection was closed meanwhile",
+            Self::Unsound => "the block did not pass the client's checks",
+            Self::OutOfResources => "the client has no descriptor or memory left",
+            Self::Uncounted => "bytes went over the socket outside of the stream",
+        })
+    }
+}
+
+/// From the host to a client.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToClient {
+    /// Answer to `Hello`.
+    Welcome {
+        /// [`PROTOCOL`] as the host knows it.
+        protocol: u16,
+        /// The client as the host sees it.
+        you: Identity,
+    },
+    /// Addresses that are on this host.
+    Locality {
+        /// True in the first frame of a new table: forget the old one.
+        fresh: bool,
+        /// At most [`MAX_LOCAL_ENTRIES`].
+        entries: Vec<LocalEntry>,
+    },
+    /// Both ends offered the connection: here is its block. Comes with three descriptors, in this order: the block, the
+    /// doorbell to ring (an eventfd), the doorbell to wait on (an epoll instance).
+    Grant(Grant),
+    /// Both ends are ready.
+    Go(OfferId),
+    /// The connection stays TCP.
+    Refused(OfferId, Refusal),
+    /// Part of the answer to `ListConnections`.
+    Connections {
+        /// At most [`MAX_ROWS`].
+        rows: Vec<ConnectionRow>,
+        /// No more frames follow.
+        last: bool,
+    },
+    /// Part of the answer to `ListContainers`.
+    Containers {
+        /// At most [`MAX_ROWS`].
+        rows: Vec<ContainerRow>,
+        /// No more frames follow.
+        last: bool,
+    },
+    /// A request that this client may not make.
+    Forbidden {
+        /// One sentence that says what would be right.
+        why: String,
+    },
+}
+
+/// One address on this host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalEntry {
+    /// The address, never v4-mapped.
+    pub ip: IpAddr,
+    /// The container it belongs to, or nothing for an address of the host itself.
+    pub container: Option<ContainerName>,
+}
+
+/// A container by id and name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ContainerName {
+    /// 64 hexadecimal digits.
+    pub id: String,
+    /// Name without the leading slash.
+    pub name: String,
+}
+
+/// One end's half of a granted connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// Which offer this answers.
+    pub id: OfferId,
+    /// Which end of the block this client is.
+    pub end: End,
+    /// Capacity of each ring, A to B first. Checked by [`Grant::sizes`].
+    pub capacity: [u64; 2],
+    /// What this end writes as its last TCP bytes.
+    pub send_token: SwitchToken,
+    /// What the other end will write.
+    pub receive_token: SwitchToken,
+    /// Who the other end is, as the host proved it.
+    pub peer: Identity,
+}
+
+impl Grant {
+    /// The checked sizes of the block.
+    ///
+    /// # Errors
+    ///
+    /// When the host named capacities that no block can have.
+    pub const fn sizes(&self) -> Result<Sizes, crate::layout::BadCapacity> {
+        Sizes::new(self.capacity)
+    }
+}
+
+/// The two ends of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum End {
+    /// Produces into the first ring.
+    A,
+    /// Produces into the second ring.
+    B,
+}
+
+impl End {
+    /// The direction this end produces.
+    pub const fn sends(self) -> crate::layout::Direction {
+        match self {
+            Self::A => crate::layout::Direction::AToB,
+            Self::B => crate::layout::Direction::BToA,
+        }
+    }
+
+    /// The direction this end consumes.
+    pub const fn receives(self) -> crate::layout::Direction {
+        self.other().sends()
+    }
+
+    /// The other end.
+    pub const fn other(self) -> Self {
+        match self {
+            Self::A => Self::B,
+            Self::B => Self::A,
+        }
+    }
+}
+
+/// Who a process is, concluded by the host from what the kernel says, never from what the process says.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Its container, or nothing when it runs in none that the host knows.
+    pub container: Option<ContainerIdentity>,
+    /// Process id in the host service's PID namespace.
+    pub pid: i32,
+    /// User id, as the kernel recorded it when the process connected to the host service.
+    pub uid: u32,
+    /// Group id, likewise.
+    pub gid: u32,
+}
+
+/// A container with the labels it was started with.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerIdentity {
+    /// 64 hexadecimal digits.
+    pub id: String,
+    /// Name without the leading slash; empty while the container table does not know it.
+    pub name: String,
+    /// At most [`MAX_LABELS`], none longer than [`MAX_TEXT`].
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Why a connection was not granted.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Refusal {
+    /// The other end did not offer the same connection in time: it does not speak SHMBC.
+    NoTwin,
+    /// The socket was closed, or is not the one the offer named.
+    NotProven,
+    /// More than one connection matches: overlapping networks.
+    Ambiguous,
+    /// A rule forbids it.
+    Policy(String),
+    /// A limit is reached.
+    Quota(String),
+    /// The host has no memory or descriptor left for a block.
+    OutOfResources,
+    /// The other end could not use its grant.
+    Declined(Decline),
+    /// The other end closed the connection first.
+    PeerClosed,
+    /// The service is shutting down.
+    Draining,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoTwin => f.write_str("the other end did not offer this connection"),
+            Self::NotProven => f.write_str("the offered descriptor is not that connection"),
+            Self::Ambiguous => f.write_str("more than one connection on this host has these addresses"),
+            Self::Policy(rule) => write!(f, "policy: {rule}"),
+            Self::Quota(limit) => write!(f, "quota: {limit}"),
+            Self::OutOfResources => f.write_str("the host has no memory or descriptors left"),
+            Self::Declined(why) => write!(f, "the other end declined: {why}"),
+            Self::PeerClosed => f.write_str("the other end closed the connection"),
+            Self::Draining => f.write_str("the host service is shutting down"),
+        }
+    }
+}
+
+/// One row of the connection table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionRow {
+    /// Where it is in its life.
+    pub state: ConnectionState,
+    /// The ends; the second is missing while an offer waits for its twin.
+    pub ends: Vec<EndRow>,
+    /// Bytes published from the first end to the second and back, since the switch.
+    pub bytes: [u64; 2],
+    /// Size of the block in bytes; 0 when there is none.
+    pub block: u64,
+    /// Milliseconds since the offer.
+    pub age_ms: u64,
+    /// For a refused one: why it stays on TCP.
+    pub refusal: Option<Refusal>,
+}
+
+/// One end of a [`ConnectionRow`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndRow {
+    /// Its address.
+    pub local: SocketAddr,
+    /// The address it sees at the other end.
+    pub peer: SocketAddr,
+    /// Its container's id, if any.
+    pub container_id: Option<String>,
+    /// Its container's name, if any.
+    pub container: Option<String>,
+    /// Its process.
+    pub pid: i32,
+    /// Its user.
+    pub uid: u32,
+}
+
+/// Where a connection is in its life, as the host sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ConnectionState {
+    /// One end offered, its twin has not yet.
+    Offered,
+    /// Both ends have their grants; not both are ready.
+    Granted,
+    /// Both ends were told to go.
+    Established,
+    /// One end has closed it.
+    Closing,
+    /// It stays on TCP.
+    Refused,
+}
+
+impl fmt::Display for ConnectionState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Offered => "offered",
+            Self::Granted => "granted",
+            Self::Established => "established",
+            Self::Closing => "closing",
+            Self::Refused => "refused",
+        })
+    }
+}
+
+/// One row of the container table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerRow {
+    /// 64 hexadecimal digits.
+    pub id: String,
+    /// Name without the leading slash.
+    pub name: String,
+    /// What Docker calls its state: `running`, `paused`, ...
+    pub state: String,
+    /// Networks with this container's addresses in each.
+    pub networks: Vec<(String, Vec<IpAddr>)>,
+    /// Established connections.
+    pub connections: u32,
+}

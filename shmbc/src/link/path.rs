@@ -1,0 +1,60 @@
+//! Which way a connection's bytes go, and why not through shared memory. The words that people see.
+
+use std::fmt;
+
+use crate::control::message::{Decline, Refusal};
+
+/// Which way a connection's bytes go.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Path {
+    /// Both directions go through shared memory.
+    SharedMemory,
+    /// At least one direction goes through TCP.
+    Tcp(Reason),
+}
+
+/// Why a connection is on TCP.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Reason {
+    /// The connection is too young to be worth it, or the upgrade is under way.
+    NotYet,
+    /// The other end is not on this host.
+    Remote,
+    /// No host service answers.
+    NoHost,
+    /// The other end does not speak SHMBC, or has acceleration turned off.
+    PeerNotAware,
+    /// The host service refused.
+    Refused(Refusal),
+    /// This end could not use the grant.
+    Declined(Decline),
+    /// Turned off for this process (`SHMBC_HOST=off`) or this stream.
+    Disabled,
+    /// Bytes went over the socket before it became a stream, so nobody can say where to switch.
+    UsedBefore,
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SharedMemory => f.write_str("shared memory"),
+            Self::Tcp(reason) => write!(f, "TCP ({reason})"),
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotYet => f.write_str("not yet upgraded"),
+            Self::Remote => f.write_str("the peer is not on this host"),
+            Self::NoHost => f.write_str("no host service"),
+            Self::PeerNotAware => f.write_str("the peer does not speak SHMBC"),
+            Self::Refused(refusal) => write!(f, "refused: {refusal}"),
+            Self::Declined(why) => write!(f, "declined: {why}"),
+            Self::Disabled => f.write_str("disabled"),
+            Self::UsedBefore => f.write_str("the socket was used before it became a stream"),
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! The ring against an oracle, over a real mapped memfd, with a peer that may scribble over the header at any step.
+
+use std::collections::VecDeque;
+use std::os::fd::AsFd;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::block::{Block, verify};
+use crate::layout::{Direction, Sizes, Words};
+use crate::sync::{Arc, Ordering};
+use crate::sys::Mapping;
+
+const CAPACITY: u64 = 4096;
+
+fn ring() -> (Arc<Mapping>, Producer, Consumer) {
+    let sizes = Sizes::new([CAPACITY, CAPACITY]).unwrap();
+    let block = Block::create(sizes).unwrap();
+    let memory = Arc::new(verify(block.as_fd().try_clone_to_owned().unwrap(), sizes).unwrap());
+    let producer = Producer::new(Arc::clone(&memory), sizes, Direction::AToB);
+    let consumer = Consumer::new(Arc::clone(&memory), sizes, Direction::AToB);
+    (memory, producer, consumer)
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Write(usize),
+    Read(usize),
+    Peek(usize),
+    ArmConsumer,
+    ArmProducer,
+    Scribble { word: usize, value: u64 },
+}
+
+fn honest() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0_usize..6000).prop_map(Step::Write),
+        4 => (0_usize..6000).prop_map(Step::Read),
+        1 => (0_usize..6000).prop_map(Step::Peek),
+        1 => Just(Step::ArmConsumer),
+        1 => Just(Step::ArmProducer),
+    ]
+}
+
+fn hostile() -> impl Strategy<Value = Step> {
+    let value = prop_oneof![any::<u64>(), 0_u64..20_000, Just(u64::MAX), Just(CAPACITY), Just(CAPACITY + 1)];
+    prop_oneof![
+        3 => honest(),
+        1 => (0_usize..14, value).prop_map(|(word, value)| Step::Scribble { word, value }),
+    ]
+}
+
+proptest! {
+    /// Every byte once and in order; marks are answered; as much moves as fits.
+    #[test]
+    fn ring_when_driven_in_any_order_moves_every_byte_once_and_in_order(steps in proptest::collection::vec(honest(), 0..80)) {
+        let (_memory, mut producer, mut consumer) = ring();
+        let mut oracle = VecDeque::new();
+        let mut next = 0_u8;
+        let (mut consumer_sleeps, mut producer_sleeps) = (false, false);
+        for step in steps {
+            match step {
+                Step::Write(n) => {
+                    let bytes: Vec<u8> = (0..n).map(|i| next.wrapping_add(i as u8)).collect();
+                    let (written, wake) = producer.write(&bytes).unwrap();
+                    prop_assert_eq!(written, n.min(CAPACITY as usize - oracle.len()));
+                    prop_assert_eq!(wake == Wake::Peer, consumer_sleeps && written > 0);
+                    if written > 0 { consumer_sleeps = false; }
+                    oracle.extend(&bytes[..written]);
+                    next = next.wrapping_add(written as u8);
+                }
+                Step::Read(n) => {
+                    let mut to = vec![0; n];
+                    let (read, wake) = consumer.read(&mut to).unwrap();
+                    prop_assert_eq!(read, n.min(oracle.len()));
+                    let expected: Vec<u8> = oracle.drain(..read).collect();
+                    prop_assert_eq!(&to[..read], &expected[..]);
+                    let rung = producer_sleeps && read > 0 && CAPACITY as usize - oracle.len() >= CAPACITY as usize / 2;
+                    prop_assert_eq!(wake == Wake::Peer, rung);
+                    if rung { producer_sleeps = false; }
+                }
+                Step::Peek(n) => {
+                    let mut to = vec![0; n];
+                    let seen = consumer.peek(&mut to).unwrap();
+                    prop_assert!(seen == n.min(oracle.len()));
+                    prop_assert!(to[..seen].iter().eq(oracle.iter().take(seen)));
+                }
+                Step::ArmConsumer => consumer_sleeps = consumer.arm().unwrap(),
+                Step::ArmProducer => producer_sleeps = producer.arm().unwrap(),
+                Step::Scribble { .. } => unreachable!(),
+            }
+        }
+    }
+
+    /// A peer that writes anything anywhere in the header gets a fault or moves bytes of its own; nothing else happens.
+    #[test]
+    fn ring_when_the_peer_scribbles_over_the_header_faults_or_stays_within_the_ring(steps in proptest::collection::vec(hostile(), 0..80)) {
+        let (memory, mut producer, mut consumer) = ring();
+        let words = Words::of(Direction::AToB).all();
+        for step in steps {
+            match step {
+                Step::Write(n) => match producer.write(&vec![1; n]) {
+                    Ok((written, _)) => prop_assert!(written <= n && written <= CAPACITY as usize),
+                    Err(PeerFault::Cursor { claim, least, most }) => prop_assert!(claim < least || claim > most),
+                    Err(other) => prop_assert!(false, "{other}"),
+                },
+                Step::Read(n) => match consumer.read(&mut vec![0; n]) {
+                    Ok((read, _)) => prop_assert!(read <= n && read <= CAPACITY as usize),
+                    Err(PeerFault::Cursor { claim, least, most }) => prop_assert!(claim < least || claim > most),
+                    Err(other) => prop_assert!(false, "{other}"),
+                },
+                Step::Peek(n) => drop(consumer.peek(&mut vec![0; n])),
+                Step::ArmConsumer => drop(consumer.arm()),
+                Step::ArmProducer => drop(producer.arm()),
+                Step::Scribble { word, value } => memory.word(words[word]).store(value, Ordering::Relaxed),
+            }
+        }
+    }
+}
+
+#[test]
+fn write_when_larger_than_a_publication_is_cut_there() {
+    let sizes = Sizes::new([1 << 20, 4096]).unwrap();
+    let block = Block::create(sizes).unwrap();
+    let memory = Arc::new(verify(block.as_fd().try_clone_to_owned().unwrap(), sizes).unwrap());
+    let mut producer = Producer::new(memory, sizes, Direction::AToB);
+    let (written, _) = producer.write(&vec![0; 1 << 20]).unwrap();
+    assert_eq!(written, producer::PUBLISH_MAX);
+}

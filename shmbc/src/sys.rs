@@ -1,0 +1,21 @@
+//! *** The only `unsafe` of the core. ***
+//!
+//! [`mapping`] maps and unmaps a checked block, [`access`] reaches into it: copies and words. Nothing else in the
+//! crate sees a pointer into shared memory, and nobody, these files included, ever makes a reference to shared
+//! payload bytes: another process writes there at any time.
+
+#![allow(unsafe_code)]
+
+#[cfg(not(loom))]
+mod access;
+mod cpu;
+#[cfg(not(loom))]
+mod mapping;
+#[cfg(loom)]
+mod model;
+
+pub use cpu::current_cpu;
+#[cfg(not(loom))]
+pub use mapping::Mapping;
+#[cfg(loom)]
+pub use model::Mapping;

@@ -1,0 +1,56 @@
+//! Maps and unmaps one block. Owns the address range; [`access`](super::access) is the only file that dereferences it.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use memmap2::{MmapOptions, MmapRaw};
+
+use crate::layout::HEADER;
+
+/// A mapped block: shared with another process, which may change any byte of it at any time.
+///
+/// `MmapRaw` and never `MmapMut`: a `&mut [u8]` would claim that nobody else writes here.
+pub struct Mapping {
+    raw: MmapRaw,
+}
+
+impl Mapping {
+    /// Maps the first `len` bytes of `fd` for reading and writing.
+    ///
+    /// The caller has checked that `fd` has at least `len` bytes and cannot shrink
+    /// ([`verify`](crate::block::verify)); otherwise a later access can raise SIGBUS.
+    ///
+    /// # Errors
+    ///
+    /// Those of `mmap(2)`; `InvalidInput` for less than a header.
+    pub fn of(fd: BorrowedFd<'_>, len: usize) -> io::Result<Self> {
+        if len < HEADER {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a block is at least its header"));
+        }
+        let raw = MmapOptions::new().len(len).map_raw(fd.as_raw_fd())?;
+        Ok(Self { raw })
+    }
+
+    /// Size in bytes.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.raw.len()
+    }
+
+    /// Never true: a mapping has at least a header.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    #[inline]
+    pub(super) fn base(&self) -> *mut u8 {
+        self.raw.as_mut_ptr()
+    }
+}
+
+impl fmt::Debug for Mapping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mapping").field("len", &self.len()).finish()
+    }
+}
