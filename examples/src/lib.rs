@@ -1,0 +1,1 @@
+//! Nothing here: the examples stand in directories of their own.

@@ -1,0 +1,1 @@
+//! The types people use.
