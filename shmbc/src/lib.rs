@@ -44,6 +44,8 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+// A block is a memfd; models have a twin of the mapped memory instead (`sys/model.rs`).
+#[cfg(not(loom))]
 pub mod block;
 pub mod control;
 pub mod doorbell;
@@ -51,6 +53,8 @@ pub mod eventfd;
 pub mod layout;
 pub mod link;
 pub mod locality;
+#[cfg(all(test, loom))]
+mod models;
 pub mod ring;
 mod sync;
 pub mod sys;

@@ -8,14 +8,18 @@
 
 #[cfg(not(loom))]
 mod access;
+#[cfg(not(loom))]
 mod cpu;
 #[cfg(not(loom))]
 mod mapping;
 #[cfg(loom)]
 mod model;
+mod tcp;
 
+#[cfg(not(loom))]
 pub use cpu::current_cpu;
 #[cfg(not(loom))]
 pub use mapping::Mapping;
 #[cfg(loom)]
-pub use model::Mapping;
+pub use model::{Mapping, current_cpu};
+pub use tcp::{TcpPosition, tcp_position};

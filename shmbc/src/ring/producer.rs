@@ -1,5 +1,7 @@
 //! The producing end of a ring. Owns its tail; publishes it; believes the consumer's head only after a check.
 
+use std::io::IoSlice;
+
 use crate::layout::{Direction, Sizes, Words};
 use crate::sync::{Arc, Ordering, fence};
 use crate::sys::{Mapping, current_cpu};
@@ -78,32 +80,53 @@ impl Producer {
     /// [`PeerFault`] when the consumer's head is impossible.
     #[inline]
     pub fn write(&mut self, from: &[u8]) -> Result<(usize, Wake), PeerFault> {
-        let wanted = from.len().min(PUBLISH_MAX);
+        let n = self.stage(from, 0)?;
+        Ok((n, if n > 0 { self.publish(n) } else { Wake::Nobody }))
+    }
+
+    /// Like [`write`](Self::write), for several slices in one publication: the consumer sees them together.
+    ///
+    /// # Errors
+    ///
+    /// As for [`write`](Self::write).
+    pub fn write_vectored(&mut self, from: &[IoSlice<'_>]) -> Result<(usize, Wake), PeerFault> {
+        let mut staged = 0;
+        for slice in from {
+            let n = self.stage(slice, staged)?;
+            staged += n;
+            if n < slice.len() {
+                break;
+            }
+        }
+        Ok((staged, if staged > 0 { self.publish(staged) } else { Wake::Nobody }))
+    }
+
+    /// Copies what fits of `from` behind `staged` bytes that are copied and not yet published.
+    #[inline]
+    fn stage(&mut self, from: &[u8], staged: usize) -> Result<usize, PeerFault> {
+        let wanted = from.len().min(PUBLISH_MAX - staged);
         let mut free = self.capacity - (self.tail - self.cached_head);
-        if free < wanted as u64 {
+        if free < (staged + wanted) as u64 {
             free = self.free()?;
             if free == 0 && wanted > 0 {
                 self.full += 1;
                 self.memory.word(self.words.full).store(self.full, Ordering::Relaxed);
             }
         }
-        let n = wanted.min(free as usize);
-        if n == 0 {
-            return Ok((0, Wake::Nobody));
-        }
-        let (offset, rest) = cursor::place(self.tail, self.capacity);
+        let n = wanted.min(free as usize - staged);
+        let (offset, rest) = cursor::place(self.tail + staged as u64, self.capacity);
         let (first, second) = from[..n].split_at(n.min(rest));
         self.memory.copy_in(self.data + offset, first);
         if !second.is_empty() {
             self.memory.copy_in(self.data, second);
         }
-        self.tail += n as u64;
-        Ok((n, self.publish()))
+        Ok(n)
     }
 
-    /// The rule for publishing: cursor, fence, mark.
+    /// The rule for publishing: cursor, fence, mark. `n` bytes have been copied behind the tail.
     #[inline]
-    fn publish(&mut self) -> Wake {
+    fn publish(&mut self, n: usize) -> Wake {
+        self.tail += n as u64;
         let cpu = u64::from(current_cpu()) + 1;
         if cpu != self.published_cpu {
             self.published_cpu = cpu;

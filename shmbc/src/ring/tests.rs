@@ -119,6 +119,19 @@ proptest! {
 }
 
 #[test]
+fn vectored_write_when_it_fits_in_part_is_one_publication_of_a_prefix() {
+    let (_memory, mut producer, mut consumer) = ring();
+    let (a, b) = ([1; 3000], [2; 3000]);
+    let slices = [std::io::IoSlice::new(&a), std::io::IoSlice::new(&[]), std::io::IoSlice::new(&b)];
+    assert!(consumer.arm().unwrap());
+    assert_eq!(producer.write_vectored(&slices).unwrap(), (4096, Wake::Peer));
+    assert_eq!(producer.write_vectored(&slices).unwrap(), (0, Wake::Nobody));
+    let mut seen = [0; 6000];
+    assert_eq!(consumer.read(&mut seen).unwrap().0, 4096);
+    assert!(seen[..3000] == a && seen[3000..4096] == b[..1096]);
+}
+
+#[test]
 fn write_when_larger_than_a_publication_is_cut_there() {
     let sizes = Sizes::new([1 << 20, 4096]).unwrap();
     let block = Block::create(sizes).unwrap();

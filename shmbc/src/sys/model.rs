@@ -54,3 +54,8 @@ impl Mapping {
         }
     }
 }
+
+/// Always the same CPU: where a thread runs must not change what a model does the second time.
+pub const fn current_cpu() -> u32 {
+    0
+}
