@@ -73,6 +73,14 @@ impl Receiving {
         }
     }
 
+    /// Bytes of the token that have not come yet.
+    pub const fn token_left(&self) -> usize {
+        match &self.state {
+            State::Tcp { token, .. } => SwitchToken::LEN - *token,
+            State::Ring { .. } => 0,
+        }
+    }
+
     /// Takes note of bytes that a TCP read returned and says how many of them, from the front, are the program's. The
     /// others were the token's: they are to be forgotten.
     ///
