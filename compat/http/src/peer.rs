@@ -56,17 +56,14 @@ impl ShmPeer {
         self.shared.identity.get()
     }
 
-    /// Takes over what `stream` knows by now, and says whether it goes through shared memory.
-    pub(crate) fn observe(&self, stream: &ShmStream) -> bool {
+    /// Takes over what `stream` knows by now.
+    pub(crate) fn observe(&self, stream: &ShmStream) {
         if self.shared.identity.get().is_none()
             && let Some(identity) = stream.peer_identity()
         {
             self.shared.identity.get_or_init(|| identity.clone());
         }
-        let now = stream.path();
-        let shared = matches!(now, Path::SharedMemory);
-        *self.shared.path.lock().unwrap_or_else(PoisonError::into_inner) = now;
-        shared
+        *self.shared.path.lock().unwrap_or_else(PoisonError::into_inner) = stream.path();
     }
 }
 

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use shmbc_tokio::ShmStream;
+use shmbc_tokio::{Path, ShmStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::ShmPeer;
@@ -16,8 +16,8 @@ use crate::ShmPeer;
 pub struct HttpStream {
     stream: ShmStream,
     peer: ShmPeer,
-    /// On the fast path there is nothing left to learn, and a read must not pay for asking.
-    settled: bool,
+    /// The peer has been told that the bytes go through shared memory.
+    known_shared: bool,
 }
 
 impl HttpStream {
@@ -38,7 +38,7 @@ impl HttpStream {
     /// When the socket cannot say its own address, which no connected socket does.
     pub fn accepted(stream: ShmStream, peer: SocketAddr) -> io::Result<Self> {
         let peer = ShmPeer::new(&stream, stream.local_addr()?, peer);
-        Ok(Self { stream, peer, settled: false })
+        Ok(Self { stream, peer, known_shared: false })
     }
 
     /// What is known about the other end. Clone it to keep it when an HTTP stack takes the stream.
@@ -56,12 +56,13 @@ impl HttpStream {
         self.stream
     }
 
-    /// Looks at the stream after it was used. A ready shared memory connection is looked at once; one on TCP each time,
-    /// which is little beside the system call it has just made; and one that waits each time, so that a connection
-    /// which has gone back to TCP is not reported as fast for longer than one idle moment.
+    /// Looks at the stream after it was used. On shared memory that is one load, and nothing more once it is known there;
+    /// what it costs before is little beside the system call that TCP has just made.
     fn observe<T>(&mut self, outcome: Poll<T>) -> Poll<T> {
-        if !self.settled || outcome.is_pending() {
-            self.settled = self.peer.observe(&self.stream);
+        let shared = matches!(self.stream.path(), Path::SharedMemory);
+        if !(shared && self.known_shared) {
+            self.peer.observe(&self.stream);
+            self.known_shared = shared;
         }
         outcome
     }
