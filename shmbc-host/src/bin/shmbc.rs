@@ -1,2 +1,7 @@
-//! The tool.
-fn main() {}
+//! The tool. See `shmbc --help`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    shmbc_host::cli::tool::main()
+}

@@ -279,6 +279,8 @@ pub enum Refusal {
     PeerClosed,
     /// The service is shutting down.
     Draining,
+    /// One of the ends did not say in time that it has mapped its block.
+    NotReady,
 }
 
 impl fmt::Display for Refusal {
@@ -293,6 +295,7 @@ impl fmt::Display for Refusal {
             Self::Declined(why) => write!(f, "the other end declined: {why}"),
             Self::PeerClosed => f.write_str("the other end closed the connection"),
             Self::Draining => f.write_str("the host service is shutting down"),
+            Self::NotReady => f.write_str("one of the ends did not map its block in time"),
         }
     }
 }

@@ -41,12 +41,21 @@ pub struct Received<M> {
 /// for a message over its limits.
 pub fn send<M: Message>(socket: BorrowedFd<'_>, message: &M, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     let frame = codec::encode(message).map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
+    send_frame(socket, &frame, fds)
+}
+
+/// Sends one message that [`codec::encode`] has made a frame of, with `fds`.
+///
+/// # Errors
+///
+/// As [`send`].
+pub fn send_frame(socket: BorrowedFd<'_>, frame: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); FD_SPACE];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     if !fds.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(fds)) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "more descriptors than a message has"));
     }
-    sendmsg(socket, &[IoSlice::new(&frame)], &mut ancillary, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?;
+    sendmsg(socket, &[IoSlice::new(frame)], &mut ancillary, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?;
     Ok(())
 }
 

@@ -1,0 +1,285 @@
+//! The decisions about offers: events in, decisions out. No I/O, no clock of its own.
+//!
+//! ```text
+//!   offer --no twin yet--> Waiting --twin--> Granted --both Ready--> Established --both gone--> (no row)
+//!                             |                 |
+//!                       time, Close       Decline, Close, time, no memory: Refuse who is left, Release the block
+//! ```
+//!
+//! The hub calls it under its lock and carries the decisions out in their order. A `Go` is decided only after two `Ready`, and
+//! every `Grant` is followed by exactly one `Release`.
+
+use std::time::{Duration, Instant};
+
+use shmbc::control::message::{Decline, Refusal};
+
+use crate::policy;
+use crate::quota::{ClientKey, Limits, Quota};
+use crate::table::connections::{Connection, ConnectionId, Connections, End, EndKey, Gone, Phase, Scope, SessionId};
+use crate::table::containers::Containers;
+use crate::twin::{Twin, twin};
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Decision {
+    /// Make a block for this connection and send each end (A, then B) its grant; tell [`Broker::grant_failed`] if
+    /// that cannot be done.
+    Grant(ConnectionId, [EndKey; 2]),
+    /// Tell this end to go.
+    Go(EndKey),
+    /// Tell this end that it stays on TCP.
+    Refuse(EndKey, Refusal),
+    /// The block of this connection is no longer used by the ends.
+    Release(ConnectionId, Release),
+}
+
+/// How to let go of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Release {
+    /// Both ends are known to be done with it: take its memory back, whoever still maps it.
+    Reclaim,
+    /// An end may still be reading what is in it: let go of it. The kernel frees it with the last mapping.
+    LetGo,
+}
+
+/// What the broker is told once.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rules {
+    pub(crate) twin_timeout: Duration,
+    pub(crate) ready_timeout: Duration,
+    pub(crate) block_bytes: u64,
+    pub(crate) limits: Limits,
+    /// The host's own network namespace.
+    pub(crate) own: Scope,
+}
+
+/// The connection table and the rules.
+#[derive(Debug)]
+pub(crate) struct Broker {
+    pub(crate) table: Connections,
+    pub(crate) quota: Quota,
+    rules: Rules,
+    draining: bool,
+}
+
+impl Broker {
+    pub(crate) fn new(rules: Rules) -> Self {
+        Self { table: Connections::default(), quota: Quota::new(rules.limits), rules, draining: false }
+    }
+
+    /// Whether a client may have an offer proven now.
+    pub(crate) fn may_offer(&mut self, client: &ClientKey, now: Instant) -> Result<(), Refusal> {
+        if self.draining {
+            return Err(Refusal::Draining);
+        }
+        self.quota.offer(client, now).map_err(Refusal::Quota)
+    }
+
+    /// A proven offer.
+    pub(crate) fn offer(&mut self, end: End, containers: &Containers, now: Instant) -> Vec<Decision> {
+        if self.draining {
+            return vec![Decision::Refuse(end.key, Refusal::Draining)];
+        }
+        if self.table.of_end(end.key).is_some() {
+            return Vec::new();
+        }
+        let mut decisions = Vec::new();
+        // The client closed an earlier connection with these addresses, and its word of that is still on the way.
+        for old in self.table.waiting_of(end.key.session, end.local, end.peer) {
+            if self.table.get(old).is_some_and(|row| row.ends[0].scope == end.scope) {
+                self.refuse(old, None, Refusal::NotProven, &mut decisions);
+            }
+        }
+        if let Err(limit) = self.quota.enter(&end.client.key) {
+            self.table.remember(vec![end.clone()], now, Refusal::Quota(limit.clone()));
+            decisions.push(Decision::Refuse(end.key, Refusal::Quota(limit)));
+            return decisions;
+        }
+        match self.find(&end, containers) {
+            Found::Nobody => {
+                self.table.wait(end, now, now + self.rules.twin_timeout);
+            }
+            Found::Several => self.turn_away(end, Refusal::Ambiguous, now, &mut decisions),
+            Found::One(id) => self.grant(id, end, containers, now, &mut decisions),
+        }
+        decisions
+    }
+
+    fn find(&self, end: &End, containers: &Containers) -> Found {
+        let candidates = self.table.candidates(end.local, end.peer);
+        let matches = |wanted: Twin| {
+            let ids = candidates
+                .iter()
+                .filter(move |row| twin(end, &row.ends[0], containers, self.rules.own) == Some(wanted));
+            ids.map(|row| row.id).collect::<Vec<_>>()
+        };
+        // Who has the very addresses is meant, whatever else a published port may lead to.
+        let mut found = matches(Twin::Mirrored);
+        if found.is_empty() {
+            found = matches(Twin::Published);
+        }
+        match found.as_slice() {
+            [] => Found::Nobody,
+            [one] => Found::One(*one),
+            _ => Found::Several,
+        }
+    }
+
+    fn grant(
+        &mut self,
+        id: ConnectionId,
+        end: End,
+        containers: &Containers,
+        now: Instant,
+        decisions: &mut Vec<Decision>,
+    ) {
+        let Some(other) = self.table.get(id).map(|row| row.ends[0].clone()) else { return };
+        let clients = [&other.client.key, &end.client.key];
+        let allowed = policy::check([&other, &end], containers)
+            .map_err(Refusal::Policy)
+            .and_then(|()| self.quota.charge(clients, self.rules.block_bytes).map_err(Refusal::Quota));
+        if let Err(refusal) = allowed {
+            self.refuse(id, None, refusal.clone(), decisions);
+            self.turn_away(end, refusal, now, decisions);
+            return;
+        }
+        let ends = [other.key, end.key];
+        self.table.pair(id, end, now + self.rules.ready_timeout);
+        decisions.push(Decision::Grant(id, ends));
+    }
+
+    /// An end has mapped its block.
+    pub(crate) fn ready(&mut self, end: EndKey) -> Vec<Decision> {
+        let Some((id, Phase::Granted(mut ready), side)) = self.look_up(end) else { return Vec::new() };
+        ready[side] = true;
+        if ready == [true; 2] {
+            self.table.set_phase(id, Phase::Established([None; 2]));
+            let ends = self.table.get(id).into_iter().flat_map(|row| &row.ends);
+            return ends.map(|end| Decision::Go(end.key)).collect();
+        }
+        self.table.set_phase(id, Phase::Granted(ready));
+        Vec::new()
+    }
+
+    /// An end cannot use its grant.
+    pub(crate) fn decline(&mut self, end: EndKey, why: Decline) -> Vec<Decision> {
+        self.leave(end, Gone::Closed, Refusal::Declined(why))
+    }
+
+    /// An end is closed.
+    pub(crate) fn close(&mut self, end: EndKey) -> Vec<Decision> {
+        self.leave(end, Gone::Closed, Refusal::PeerClosed)
+    }
+
+    /// A session has ended.
+    pub(crate) fn session_gone(&mut self, session: SessionId, gone: Gone) -> Vec<Decision> {
+        let ends = self.table.of_session(session);
+        ends.into_iter().flat_map(|end| self.leave(end, gone, Refusal::PeerClosed)).collect()
+    }
+
+    fn leave(&mut self, end: EndKey, gone: Gone, told_to_other: Refusal) -> Vec<Decision> {
+        let mut decisions = Vec::new();
+        let Some((id, phase, side)) = self.look_up(end) else { return decisions };
+        match phase {
+            Phase::Waiting | Phase::Granted(_) => self.refuse(id, Some(end), told_to_other, &mut decisions),
+            Phase::Established(mut left) => {
+                left[side] = Some(gone);
+                self.table.unindex_end(end);
+                self.table.set_phase(id, Phase::Established(left));
+                if let Some(client) = self.table.get(id).map(|row| row.ends[side].client.clone()) {
+                    self.quota.leave(&client.key);
+                }
+                if let [Some(a), Some(b)] = left
+                    && let Some(row) = self.table.remove(id)
+                {
+                    let lost = a == Gone::Lost || b == Gone::Lost;
+                    self.release(&row, if lost { Release::LetGo } else { Release::Reclaim }, &mut decisions);
+                }
+            }
+        }
+        decisions
+    }
+
+    /// The block or a doorbell could not be made.
+    pub(crate) fn grant_failed(&mut self, id: ConnectionId) -> Vec<Decision> {
+        let mut decisions = Vec::new();
+        self.refuse(id, None, Refusal::OutOfResources, &mut decisions);
+        decisions
+    }
+
+    /// Refuses whatever has waited too long.
+    pub(crate) fn expire(&mut self, now: Instant) -> Vec<Decision> {
+        let mut decisions = Vec::new();
+        while let Some(id) = self.table.overdue(now) {
+            let waiting = self.table.get(id).is_some_and(|row| row.phase == Phase::Waiting);
+            let refusal = if waiting { Refusal::NoTwin } else { Refusal::NotReady };
+            self.refuse(id, None, refusal, &mut decisions);
+        }
+        decisions
+    }
+
+    /// The service is shutting down: what is not established stays on TCP, what is goes on by itself.
+    pub(crate) fn drain(&mut self) -> Vec<Decision> {
+        self.draining = true;
+        let pending: Vec<_> =
+            self.table.rows().filter(|row| !matches!(row.phase, Phase::Established(_))).map(|row| row.id).collect();
+        let mut decisions = Vec::new();
+        for id in pending {
+            self.refuse(id, None, Refusal::Draining, &mut decisions);
+        }
+        decisions
+    }
+
+    /// When [`Broker::expire`] has something to do next.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.table.next_deadline()
+    }
+
+    /// An end by its addresses and state; nothing for a late word about one that has left.
+    fn look_up(&self, end: EndKey) -> Option<(ConnectionId, Phase, usize)> {
+        let row = self.table.of_end(end)?;
+        Some((row.id, row.phase, row.side(end)?))
+    }
+
+    /// Takes a connection that is not established out of the table and tells its ends, but for the one that left.
+    fn refuse(&mut self, id: ConnectionId, left: Option<EndKey>, refusal: Refusal, decisions: &mut Vec<Decision>) {
+        let Some(row) = self.table.remove(id) else { return };
+        for end in &row.ends {
+            self.quota.leave(&end.client.key);
+            if Some(end.key) != left {
+                decisions.push(Decision::Refuse(end.key, refusal.clone()));
+            }
+        }
+        if matches!(row.phase, Phase::Granted(_)) {
+            self.release(&row, Release::Reclaim, decisions);
+        }
+        // A lone offer that was withdrawn stays on TCP for no reason that anybody would ask about.
+        if left.is_none() || row.ends.len() > 1 {
+            self.table.remember(row.ends, row.since, refusal);
+        }
+    }
+
+    fn release(&mut self, row: &Connection, how: Release, decisions: &mut Vec<Decision>) {
+        if let [a, b] = row.ends.as_slice() {
+            self.quota.refund([&a.client.key, &b.client.key], self.rules.block_bytes);
+        }
+        decisions.push(Decision::Release(row.id, how));
+    }
+
+    fn turn_away(&mut self, end: End, refusal: Refusal, now: Instant, decisions: &mut Vec<Decision>) {
+        self.quota.leave(&end.client.key);
+        decisions.push(Decision::Refuse(end.key, refusal.clone()));
+        self.table.remember(vec![end], now, refusal);
+    }
+
+    /// An offer that was refused before it came to the broker.
+    pub(crate) fn note_refused(&mut self, end: End, refusal: Refusal, now: Instant) {
+        self.table.remember(vec![end], now, refusal);
+    }
+}
+
+enum Found {
+    Nobody,
+    One(ConnectionId),
+    Several,
+}

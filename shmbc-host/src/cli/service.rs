@@ -1,0 +1,133 @@
+//! `shmbc-host`: runs the service, or asks whether it runs.
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use shmbc::control::socket::DEFAULT_PATH;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{info, warn};
+
+use super::client::Client;
+use crate::{Docker, Host, HostConfig};
+
+/// The host service of SHMBC: brings the two ends of TCP connections on this machine together through shared memory.
+#[derive(Debug, Parser)]
+#[command(name = "shmbc-host", version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the service until SIGTERM or SIGINT.
+    Run(Run),
+    /// Succeed if a service answers at the socket.
+    Healthcheck(Socket),
+}
+
+#[derive(Debug, Args)]
+struct Socket {
+    /// The control socket.
+    #[arg(long, env = "SHMBC_HOST", default_value = DEFAULT_PATH)]
+    socket: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    #[command(flatten)]
+    socket: Socket,
+    /// Where containers are known from: auto, off, or the path of Docker's socket.
+    #[arg(long, default_value = "auto", value_parser = docker)]
+    docker: Docker,
+    /// Bytes of ring for each direction of a connection; a power of two.
+    #[arg(long, value_name = "BYTES")]
+    ring_capacity: Option<u64>,
+    /// Fresh blocks kept ready.
+    #[arg(long, value_name = "N")]
+    stock: Option<usize>,
+    /// How long a lone offer waits for the other end's, in milliseconds.
+    #[arg(long, value_name = "MS")]
+    twin_timeout: Option<u64>,
+    /// What is logged to stderr: error, warn, info, debug, trace, or a tracing filter.
+    #[arg(long, env = "SHMBC_LOG", default_value = "info")]
+    log: String,
+}
+
+fn docker(text: &str) -> Result<Docker, String> {
+    match text {
+        "auto" => Ok(Docker::Auto),
+        "off" => Ok(Docker::Off),
+        path if path.starts_with('/') || path.starts_with("unix:///") => Ok(Docker::At(path.to_owned())),
+        other => Err(format!("{other:?} is neither auto, off, nor an absolute path")),
+    }
+}
+
+/// The whole program.
+pub fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Run(run) => start(run),
+        Command::Healthcheck(socket) => Client::connect(&socket.socket).map(drop).map_err(|e| e.to_string()),
+    };
+    super::exit("shmbc-host", result)
+}
+
+fn start(run: Run) -> Result<(), String> {
+    super::log(&run.log)?;
+    if run.socket.socket.as_os_str() == "off" {
+        return Err("SHMBC_HOST=off turns acceleration off: unset it, or name a socket with --socket".into());
+    }
+    let mut config = HostConfig::at(&run.socket.socket);
+    config.docker = run.docker;
+    config.ring_capacity = run.ring_capacity.unwrap_or(config.ring_capacity);
+    config.stock = run.stock.unwrap_or(config.stock);
+    config.twin_timeout = run.twin_timeout.map_or(config.twin_timeout, Duration::from_millis);
+    make_directory(&run.socket.socket);
+    raise_descriptors();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| format!("the runtime cannot be started: {e}"))?;
+    let result = runtime.block_on(serve(config));
+    // A client can make one of our system calls slow; that is no reason to wait for it.
+    runtime.shutdown_background();
+    result
+}
+
+async fn serve(config: HostConfig) -> Result<(), String> {
+    let host = Host::start(config).await.map_err(|e| e.to_string())?;
+    let watched = |kind| signal(kind).map_err(|e| format!("signals cannot be watched: {e}"));
+    let (mut terminate, mut interrupt) = (watched(SignalKind::terminate())?, watched(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    info!("stopping; established connections go on");
+    host.shutdown().await;
+    Ok(())
+}
+
+/// Makes the socket's directory if it is not there. If that fails, starting says why.
+fn make_directory(socket: &Path) {
+    if let Some(directory) = socket.parent()
+        && !directory.as_os_str().is_empty()
+        && !directory.exists()
+        && let Err(error) = DirBuilder::new().recursive(true).mode(0o755).create(directory)
+    {
+        warn!(%error, directory = %directory.display(), "the socket's directory cannot be made");
+    }
+}
+
+/// One descriptor a connection, two a session: takes as many as the system lets it have.
+fn raise_descriptors() {
+    let raised =
+        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        warn!(%error, "the limit of open descriptors cannot be raised");
+    }
+}

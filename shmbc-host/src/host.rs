@@ -1,0 +1,97 @@
+//! Puts a host service together and takes it apart. Wiring only.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use shmbc::layout::Sizes;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tracing::info;
+
+use crate::config::{HostConfig, HostError};
+use crate::docker;
+use crate::hub::{Counts, Hub};
+use crate::pool::Pool;
+use crate::server::{self, Listener};
+
+/// Containers that the Docker watcher may be asked to look at, at once. More are found by its next list.
+const ASKS: usize = 64;
+
+/// A running host service. Ends when dropped; [`Host::shutdown`] also tells clients that are waiting.
+///
+/// Connections that are established go on without it.
+#[derive(Debug)]
+pub struct Host {
+    hub: Arc<Hub>,
+    socket: PathBuf,
+    stop: watch::Sender<bool>,
+    server: Option<JoinHandle<()>>,
+    helpers: Vec<JoinHandle<()>>,
+}
+
+impl Host {
+    /// Starts a service on the runtime of the caller, which must have I/O and time enabled. It accepts clients
+    /// when this returns.
+    ///
+    /// # Errors
+    ///
+    /// [`HostError`] says what stands in the way, and what to do.
+    pub async fn start(config: HostConfig) -> Result<Self, HostError> {
+        let sizes = Sizes::new([config.ring_capacity; 2])?;
+        let (pool, taken_back) = Pool::new(sizes, config.stock);
+        pool.fill().map_err(HostError::io("making the first blocks"))?;
+        let (asks, asked) = mpsc::channel(ASKS);
+        let hub = Arc::new(Hub::new(&config, sizes, Arc::clone(&pool), asks));
+        hub.learn_own();
+        let listener = Listener::bind(&config.socket)?;
+        let socket = listener.path().to_owned();
+        let (stop, stopping) = watch::channel(false);
+        info!(socket = %socket.display(), ring = config.ring_capacity, "host service ready");
+
+        let clock = {
+            let hub = Arc::clone(&hub);
+            async move { hub.keep_deadlines().await }
+        };
+        let helpers = vec![
+            tokio::spawn(pool.keep(taken_back)),
+            tokio::spawn(clock),
+            tokio::spawn(docker::watch(config.docker, Arc::clone(&hub), asked)),
+        ];
+        let server = tokio::spawn(server::serve(listener, Arc::clone(&hub), stopping));
+        Ok(Self { hub, socket, stop, server: Some(server), helpers })
+    }
+
+    /// Where clients find it.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// What it holds now.
+    pub fn counts(&self) -> Counts {
+        self.hub.counts()
+    }
+
+    /// Tells clients that wait that their connections stay on TCP, ends all sessions and removes the socket's file.
+    pub async fn shutdown(mut self) {
+        self.hub.drain();
+        let _ = self.stop.send(true);
+        if let Some(server) = self.server.take() {
+            let _ = server.await;
+        }
+        for helper in self.helpers.drain(..) {
+            helper.abort();
+            let _ = helper.await;
+        }
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if let Some(server) = &self.server {
+            server.abort();
+        }
+        for helper in &self.helpers {
+            helper.abort();
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! Who a client is, from what the kernel says: its process, user and container. Never from what it says itself.
+//!
+//! The kernel keeps a pidfd of the process that connected (`SO_PEERPIDFD`, Linux 6.5), so a process id that has been used
+//! again is noticed: what is read under `/proc/PID` counts only if the pidfd still says "running" afterwards. Older
+//! kernels: `pidfd_open` of the process id in `SO_PEERCRED`, right after accepting.
+//!
+//! The container is the outermost one in the process's cgroup path. A process can make cgroups below its own, never above, so
+//! a name further down proves nothing. Called by the server for each accepted socket.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use nix::sys::socket::{getsockopt, sockopt};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::quota::ClientKey;
+
+/// Most addresses taken from one client's network namespace.
+const MAX_ADDRESSES: usize = 64;
+
+/// A client process.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) pidfd: OwnedFd,
+    /// As the host sees it.
+    pub(crate) pid: i32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    /// Its container's id.
+    pub(crate) container: Option<String>,
+    /// It is in a container, even if one whose id is not to be trusted.
+    pub(crate) contained: bool,
+    pub(crate) key: ClientKey,
+}
+
+/// Why a client is not served.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unknown {
+    #[error("the client is in another PID namespace: run the service with the host's (docker run --pid host)")]
+    OtherPidNamespace,
+    #[error("the client has exited")]
+    Exited,
+    #[error("process {0} is in a cgroup that was removed")]
+    Removed(i32),
+    #[error("process {0} is in different containers at once")]
+    Contradiction(i32),
+    #[error("{what}: {error}")]
+    Io { what: &'static str, error: io::Error },
+}
+
+impl Client {
+    /// Who connected to `socket`.
+    pub(crate) fn of(socket: BorrowedFd<'_>) -> Result<Self, Unknown> {
+        let failed = |what| move |error: io::Error| Unknown::Io { what, error };
+        let credentials =
+            getsockopt(&socket, sockopt::PeerCredentials).map_err(io::Error::from).map_err(failed("SO_PEERCRED"))?;
+        let pid = rustix::process::Pid::from_raw(credentials.pid()).ok_or(Unknown::OtherPidNamespace)?;
+        let pidfd = match getsockopt(&socket, sockopt::PeerPidfd) {
+            Ok(pidfd) => pidfd,
+            Err(nix::errno::Errno::ESRCH | nix::errno::Errno::EINVAL | nix::errno::Errno::ENODATA) => {
+                return Err(Unknown::Exited);
+            }
+            Err(_) => rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).map_err(|e| {
+                if e == rustix::io::Errno::SRCH { Unknown::Exited } else { failed("pidfd_open")(e.into()) }
+            })?,
+        };
+        let cgroups = std::fs::read_to_string(format!("/proc/{}/cgroup", credentials.pid()));
+        if has_exited(pidfd.as_fd()) {
+            return Err(Unknown::Exited);
+        }
+        let place = place(&cgroups.map_err(failed("reading the client's cgroup"))?).map_err(|bad| match bad {
+            BadCgroup::Removed => Unknown::Removed(credentials.pid()),
+            BadCgroup::Contradiction => Unknown::Contradiction(credentials.pid()),
+        })?;
+        let container = match &place {
+            Place::Container(id) => Some(id.clone()),
+            Place::Outside | Place::Delegated => None,
+        };
+        let key = match &container {
+            Some(id) => ClientKey::Container(Arc::from(id.as_str())),
+            None => ClientKey::Uid(credentials.uid()),
+        };
+        let contained = place != Place::Outside;
+        Ok(Self {
+            pidfd,
+            pid: credentials.pid(),
+            uid: credentials.uid(),
+            gid: credentials.gid(),
+            container,
+            contained,
+            key,
+        })
+    }
+
+    /// Whether its process has exited.
+    pub(crate) fn has_exited(&self) -> bool {
+        has_exited(self.pidfd.as_fd())
+    }
+
+    /// The addresses of its network namespace.
+    pub(crate) fn addresses(&self) -> Vec<IpAddr> {
+        let mut addresses = namespace_addresses(self.pid);
+        if self.has_exited() {
+            return Vec::new();
+        }
+        addresses.truncate(MAX_ADDRESSES);
+        addresses
+    }
+}
+
+fn has_exited(pidfd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    !matches!(poll(&mut fds, Some(&now)), Ok(0))
+}
+
+/// Where a process runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In no container.
+    Outside,
+    /// In the container with this id, of 64 hexadecimal digits.
+    Container(String),
+    /// In something named like a container, but below a cgroup that an ordinary user may shape as he likes.
+    Delegated,
+}
+
+/// A cgroup file from which nothing can be concluded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BadCgroup {
+    /// The cgroup is gone; its name may be somebody else's by now.
+    Removed,
+    /// Its lines name different containers.
+    Contradiction,
+}
+
+/// Concludes from the text of `/proc/PID/cgroup`.
+pub(crate) fn place(cgroups: &str) -> Result<Place, BadCgroup> {
+    let mut found = Place::Outside;
+    // hierarchy-ID:controllers:path; the path may contain colons.
+    for path in cgroups.lines().filter_map(|line| line.splitn(3, ':').nth(2)) {
+        if path.ends_with(" (deleted)") {
+            return Err(BadCgroup::Removed);
+        }
+        match (&found, place_of_path(path)) {
+            // A machine may keep some controllers outside of the container's cgroup.
+            (_, Place::Outside) => {}
+            (Place::Outside, place) => found = place,
+            (one, other) if *one == other => {}
+            _ => return Err(BadCgroup::Contradiction),
+        }
+    }
+    Ok(found)
+}
+
+fn place_of_path(path: &str) -> Place {
+    let mut delegated = false;
+    let mut parent = "";
+    for name in path.split('/').filter(|name| !name.is_empty()) {
+        if let Some(id) = container_id(parent, name) {
+            return if delegated { Place::Delegated } else { Place::Container(id.to_owned()) };
+        }
+        delegated |= name == "user.slice" || name.starts_with("user@");
+        parent = name;
+    }
+    Place::Outside
+}
+
+/// The id in one component of a path, if it names a container.
+fn container_id<'a>(parent: &str, name: &'a str) -> Option<&'a str> {
+    // Managed by Docker itself, or by Kubernetes' cgroupfs driver: the bare id. Seen from a cgroup namespace that is
+    // the container of this service, the siblings stand right behind the way up.
+    let bare = matches!(parent, "docker" | "..") || parent.starts_with("pod") || parent == "libpod_parent";
+    if bare && is_id(name) {
+        return Some(name);
+    }
+    let stem = name.strip_suffix(".scope").unwrap_or(name);
+    ["docker-", "libpod-", "cri-containerd-", "crio-"]
+        .iter()
+        .find_map(|prefix| stem.strip_prefix(prefix))
+        .filter(|id| is_id(id))
+}
+
+fn is_id(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+}
+
+/// The addresses of a process's network namespace, as `/proc/PID/net` shows them to everybody.
+pub(crate) fn namespace_addresses(pid: i32) -> Vec<IpAddr> {
+    let read = |file| std::fs::read_to_string(format!("/proc/{pid}/net/{file}")).unwrap_or_default();
+    let mut addresses = v4_addresses(&read("fib_trie"));
+    addresses.extend(v6_addresses(&read("if_inet6")));
+    addresses
+}
+
+/// In the routing tree each address stands on a line of its own, followed by `/32 host LOCAL` if it is ours.
+fn v4_addresses(fib_trie: &str) -> Vec<IpAddr> {
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    let mut last: Option<Ipv4Addr> = None;
+    for line in fib_trie.lines().map(str::trim) {
+        if let Some(address) = line.strip_prefix("|-- ") {
+            last = address.parse().ok();
+        } else if line == "/32 host LOCAL"
+            && let Some(ip) = last
+            && !addresses.contains(&ip.into())
+        {
+            addresses.push(ip.into());
+        }
+    }
+    addresses
+}
+
+/// Each line begins with the address in 32 hexadecimal digits.
+fn v6_addresses(if_inet6: &str) -> Vec<IpAddr> {
+    let first = if_inet6.lines().filter_map(|line| line.split_whitespace().next());
+    let parsed = first.filter(|hex| hex.len() == 32).filter_map(|hex| u128::from_str_radix(hex, 16).ok());
+    parsed.map(|bits| IpAddr::V6(Ipv6Addr::from_bits(bits))).collect()
+}

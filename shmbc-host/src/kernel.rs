@@ -1,0 +1,78 @@
+//! The only unsafe of this crate: socket options that no library wraps yet, and registering a descriptor with tokio.
+//!
+//! Called by the server (listener), the sessions, and the proof. Knows nothing of what the descriptors mean.
+#![allow(unsafe_code, reason = "three system calls and a registration without a safe wrapper")]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// `SO_PASSRIGHTS` (Linux 6.16): whether descriptors may be sent to this Unix socket. Not in libc yet.
+const SO_PASSRIGHTS: libc::c_int = 83;
+
+/// `SO_NETNS_COOKIE` (Linux 5.14): a number for the socket's network namespace that is never used twice.
+const SO_NETNS_COOKIE: libc::c_int = 71;
+
+/// Registers `fd` with the runtime of the caller.
+///
+/// # Errors
+///
+/// Those of `epoll_ctl(2)`.
+pub(crate) fn register(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is open and stays the same descriptor until it is dropped, and the `AsyncFd` owns it.
+    let registered = unsafe { AsyncFd::register_with_interest(fd, interest) };
+    registered.map_err(io::Error::from)
+}
+
+/// Forbids clients to send descriptors: `sendmsg` with some fails at their side. Inherited by accepted sockets.
+///
+/// # Errors
+///
+/// `ENOPROTOOPT` where the kernel does not know the option.
+pub(crate) fn refuse_descriptors(listener: BorrowedFd<'_>) -> io::Result<()> {
+    let off: libc::c_int = 0;
+    // SAFETY: the pointer and the length are those of `off`, which outlives the call; the kernel only reads it.
+    let done = unsafe {
+        libc::setsockopt(
+            listener.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PASSRIGHTS,
+            (&raw const off).cast(),
+            size_of_val(&off) as libc::socklen_t,
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The network namespace of a socket.
+///
+/// # Errors
+///
+/// `ENOPROTOOPT` where the kernel does not know the option; `ENOTSOCK`.
+pub(crate) fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut cookie: u64 = 0;
+    let mut len = size_of_val(&cookie) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes, which is the size of `cookie`, and any bytes are a valid u64.
+    let done = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_NETNS_COOKIE, (&raw mut cookie).cast(), &raw mut len)
+    };
+    if done == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn cookie_when_asked_of_two_sockets_of_one_namespace_is_the_same() {
+        let a = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let b = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let cookie = netns_cookie(a.as_fd()).unwrap();
+        assert_ne!(cookie, 0);
+        assert_eq!(cookie, netns_cookie(b.as_fd()).unwrap());
+        assert!(netns_cookie(std::fs::File::open("/").unwrap().as_fd()).is_err());
+    }
+}

@@ -1,0 +1,297 @@
+//! One client's session: reads its frames, has its offers proven, and sends what the hub has for it.
+//!
+//! One task each, started by the server. Frames are handled one after the other, so a client that floods the service waits
+//! for itself. Anything that is no message of the protocol ends the session, and nothing else. Tables (addresses,
+//! answers for people) are sent piece by piece as the client takes them, never queued whole.
+
+pub(crate) mod outbox;
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use shmbc::control::message::{LocalEntry, MAX_LOCAL_ENTRIES, MAX_ROWS, Offer, PROTOCOL, Refusal, ToClient, ToHost};
+use shmbc::control::socket::{self, Received};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
+use tracing::debug;
+
+use self::outbox::{Inbox, Outgoing};
+use crate::hub::Hub;
+use crate::identity::Client;
+use crate::prove::{self, NotProven};
+use crate::table::connections::{EndKey, Gone, SessionId};
+
+/// How long a client may take to say hello. It has nothing else to do first.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the kernel may take to let us look at a socket. Tens of microseconds, unless the client makes it slow.
+const PROOF_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Frames handled in a row before other tasks have a turn.
+const FRAMES_IN_A_ROW: u32 = 32;
+
+/// Why a session ended. For logs.
+#[derive(Debug, thiserror::Error)]
+enum End {
+    #[error("the client has closed it")]
+    Closed,
+    #[error("the service is shutting down")]
+    Stopping,
+    #[error("the client did not say hello within {HELLO_TIMEOUT:?}")]
+    NoHello,
+    #[error("the first message was not a hello")]
+    NotHello,
+    #[error("the client said hello twice")]
+    HelloAgain,
+    #[error("the client speaks version {0} of the protocol, not {PROTOCOL}")]
+    Protocol(u16),
+    #[error("the client sent descriptors")]
+    Descriptors,
+    #[error("the client does not read what it is sent")]
+    Overflow,
+    #[error("looking at a socket of the client's took more than {PROOF_TIMEOUT:?}")]
+    SlowProof,
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// A table on its way to the client.
+enum Bulk {
+    Locality(Arc<Vec<LocalEntry>>, usize),
+    Rows(VecDeque<ToClient>),
+}
+
+struct Session {
+    hub: Arc<Hub>,
+    id: SessionId,
+    client: Arc<Client>,
+    socket: AsyncFd<OwnedFd>,
+    inbox: Inbox,
+    bulk: VecDeque<Bulk>,
+}
+
+/// Serves a client until it, or the service, ends the session.
+pub(crate) async fn serve(hub: Arc<Hub>, client: Client, socket: AsyncFd<OwnedFd>, stopping: watch::Receiver<bool>) {
+    let client = Arc::new(client);
+    let (outbox, inbox) = outbox::outbox();
+    let id = match hub.open_session(&client, outbox) {
+        Ok(id) => id,
+        Err(limit) => {
+            debug!(pid = client.pid, limit, "client turned away");
+            return;
+        }
+    };
+    // Whatever ends this task, also by being dropped with its runtime, takes the session out of the tables.
+    let _registered = Registered { hub: Arc::clone(&hub), id, client: Arc::clone(&client) };
+    let mut session = Session { hub, id, client, socket, inbox, bulk: VecDeque::new() };
+    let end = session.run(stopping).await;
+    debug!(session = id.0, pid = session.client.pid, uid = session.client.uid, %end, "session ended");
+}
+
+struct Registered {
+    hub: Arc<Hub>,
+    id: SessionId,
+    client: Arc<Client>,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        // A process that lives may still read from blocks of established connections: not to be taken from under it.
+        let gone = if self.client.has_exited() { Gone::Closed } else { Gone::Lost };
+        self.hub.close_session(self.id, gone);
+    }
+}
+
+impl Session {
+    async fn run(&mut self, mut stopping: watch::Receiver<bool>) -> End {
+        match self.talk(&mut stopping).await {
+            Ok(never) => match never {},
+            Err(End::Stopping) => {
+                // Refusals that were decided on the way out.
+                while let Some(outgoing) = self.inbox.try_next() {
+                    if send(&self.socket, Some(&outgoing)).await.is_err() {
+                        break;
+                    }
+                }
+                End::Stopping
+            }
+            Err(end) => end,
+        }
+    }
+
+    async fn talk(&mut self, stopping: &mut watch::Receiver<bool>) -> Result<std::convert::Infallible, End> {
+        tokio::select! {
+            greeted = tokio::time::timeout(HELLO_TIMEOUT, receive(&self.socket)) => {
+                let message = greeted.map_err(|_| End::NoHello)??;
+                self.greet(message).await?;
+            }
+            () = stopped(stopping) => return Err(End::Stopping),
+        }
+        let mut locality = self.hub.locality();
+        locality.mark_changed();
+        let overflow = self.inbox.overflow();
+        let mut outgoing: Option<Outgoing> = None;
+        let mut in_a_row = 0;
+        loop {
+            if outgoing.is_none() {
+                outgoing = self.inbox.try_next().or_else(|| self.next_piece());
+            }
+            // Answers for people are long; who asked reads one before asking for the next.
+            let listening = !self.bulk.iter().any(|bulk| matches!(bulk, Bulk::Rows(_)));
+            tokio::select! {
+                message = receive(&self.socket), if listening => {
+                    self.handle(message?).await?;
+                    in_a_row += 1;
+                    if in_a_row >= FRAMES_IN_A_ROW {
+                        in_a_row = 0;
+                        tokio::task::yield_now().await;
+                    }
+                }
+                sent = send(&self.socket, outgoing.as_ref()), if outgoing.is_some() => {
+                    sent?;
+                    outgoing = None;
+                }
+                next = self.inbox.next(), if outgoing.is_none() => outgoing = next,
+                Ok(()) = locality.changed() => {
+                    let entries = Arc::clone(&locality.borrow_and_update());
+                    self.bulk.retain(|bulk| !matches!(bulk, Bulk::Locality(..)));
+                    self.bulk.push_front(Bulk::Locality(entries, 0));
+                }
+                () = overflow.happened() => return Err(End::Overflow),
+                () = stopped(stopping) => return Err(End::Stopping),
+            }
+        }
+    }
+
+    async fn greet(&mut self, first: ToHost) -> Result<(), End> {
+        let ToHost::Hello { protocol } = first else { return Err(End::NotHello) };
+        if protocol == PROTOCOL {
+            self.hub.know(&self.client).await;
+            self.hub.learn(self.id, &self.client);
+        }
+        let welcome = ToClient::Welcome { protocol: PROTOCOL, you: self.hub.identity(&self.client) };
+        send(&self.socket, Outgoing::of(&welcome).as_ref()).await?;
+        // Another version reads ours in the welcome, and stays on TCP.
+        if protocol == PROTOCOL { Ok(()) } else { Err(End::Protocol(protocol)) }
+    }
+
+    async fn handle(&mut self, message: ToHost) -> Result<(), End> {
+        let end = |offer| EndKey { session: self.id, offer };
+        match message {
+            ToHost::Hello { .. } => return Err(End::HelloAgain),
+            ToHost::Offer(offer) => self.offer(offer).await?,
+            ToHost::Ready(id) => self.hub.ready(end(id)),
+            ToHost::Decline(id, why) => self.hub.decline(end(id), why),
+            ToHost::Close(id) => self.hub.close(end(id)),
+            ToHost::ListConnections => {
+                let rows = self.allowed().then(|| self.hub.connection_rows());
+                self.answer(rows, |rows, last| ToClient::Connections { rows, last });
+            }
+            ToHost::ListContainers => {
+                let rows = self.allowed().then(|| self.hub.container_rows());
+                self.answer(rows, |rows, last| ToClient::Containers { rows, last });
+            }
+        }
+        Ok(())
+    }
+
+    async fn offer(&self, offer: Offer) -> Result<(), End> {
+        if let Err(refusal) = self.hub.begin_proof(&self.client) {
+            self.hub.refuse(self.id, &self.client, &offer, refusal);
+            return Ok(());
+        }
+        let (hub, client, claimed) = (Arc::clone(&self.hub), Arc::clone(&self.client), offer.clone());
+        let proof = tokio::task::spawn_blocking(move || {
+            let proof = prove::prove(&client, &claimed, &hub.own);
+            hub.end_proof(&client);
+            proof
+        });
+        let proof = tokio::time::timeout(PROOF_TIMEOUT, proof).await.map_err(|_| End::SlowProof)?;
+        match proof.map_err(io::Error::other)? {
+            Ok(proof) => self.hub.offer(self.id, &self.client, offer.id, proof),
+            Err(why) => {
+                // Once per process at most would be too little: each is about another connection.
+                match &why {
+                    NotProven::NotPermitted(_) => tracing::warn!(pid = self.client.pid, "{why}"),
+                    why => debug!(pid = self.client.pid, %why, "offer not proven"),
+                }
+                self.hub.refuse(self.id, &self.client, &offer, Refusal::NotProven);
+            }
+        }
+        Ok(())
+    }
+
+    fn allowed(&self) -> bool {
+        self.hub.may_list(&self.client)
+    }
+
+    fn answer<R>(&mut self, rows: Option<Vec<R>>, frame: impl Fn(Vec<R>, bool) -> ToClient) {
+        let Some(rows) = rows else {
+            let why = "only root and the service's own user, outside of containers, may see the tables".into();
+            self.bulk.push_back(Bulk::Rows([ToClient::Forbidden { why }].into()));
+            return;
+        };
+        let mut rows = rows.into_iter();
+        let mut frames = VecDeque::new();
+        loop {
+            let piece: Vec<R> = rows.by_ref().take(MAX_ROWS).collect();
+            let last = rows.len() == 0;
+            frames.push_back(frame(piece, last));
+            if last {
+                break;
+            }
+        }
+        self.bulk.push_back(Bulk::Rows(frames));
+    }
+
+    /// The next frame of a table.
+    fn next_piece(&mut self) -> Option<Outgoing> {
+        let (message, done) = match self.bulk.front_mut()? {
+            Bulk::Locality(entries, sent) => {
+                let to = entries.len().min(*sent + MAX_LOCAL_ENTRIES);
+                let message = ToClient::Locality { fresh: *sent == 0, entries: entries[*sent..to].to_vec() };
+                *sent = to;
+                (message, to == entries.len())
+            }
+            Bulk::Rows(frames) => (frames.pop_front()?, frames.is_empty()),
+        };
+        if done {
+            self.bulk.pop_front();
+        }
+        Outgoing::of(&message)
+    }
+}
+
+/// Returns when the service is to stop, or has already gone.
+pub(crate) async fn stopped(stopping: &mut watch::Receiver<bool>) {
+    let _ = stopping.wait_for(|stop| *stop).await;
+}
+
+/// One message. Takes none if dropped before it is done.
+async fn receive(socket: &AsyncFd<OwnedFd>) -> Result<ToHost, End> {
+    loop {
+        let mut guard = socket.readable().await?;
+        match guard.try_io(|socket| socket::receive::<ToHost>(socket.as_fd())) {
+            Ok(Ok(Some(Received { message, fds }))) if fds.is_empty() => return Ok(message),
+            Ok(Ok(Some(_))) => return Err(End::Descriptors),
+            Ok(Ok(None)) => return Err(End::Closed),
+            Ok(Err(error)) => return Err(error.into()),
+            Err(_would_block) => {}
+        }
+    }
+}
+
+/// Sends one frame. Sends nothing if dropped before it is done.
+async fn send(socket: &AsyncFd<OwnedFd>, outgoing: Option<&Outgoing>) -> Result<(), End> {
+    let Some(outgoing) = outgoing else { return Ok(()) };
+    loop {
+        let mut guard = socket.writable().await?;
+        match guard.try_io(|socket| socket::send_frame(socket.as_fd(), &outgoing.frame, &outgoing.fds())) {
+            Ok(sent) => return Ok(sent?),
+            Err(_would_block) => {}
+        }
+    }
+}
