@@ -1,1 +1,54 @@
-fn main() {}
+//! The benchmark program: SHMBC against what it replaces, side by side in one run.
+//!
+//! Read in this order: `names` (what can be measured), `plan` (what one run measures), `compare` (the run: worker
+//! pairs, rounds), `pair` and `protocol` (how the run talks to its worker processes), `worker` (the other side of
+//! that), `contender` and `measure` (what a worker does), `stats` and `report` (what becomes of the figures).
+//!
+//! Speed is reported and never asserted: a missed goal is printed as missed and the exit code stays 0.
+
+mod compare;
+mod contender;
+mod measure;
+mod names;
+mod netns;
+mod pair;
+mod placement;
+mod plan;
+mod protocol;
+mod report;
+mod stats;
+mod worker;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "shmbc-bench", version, about = "Measures SHMBC against what it replaces, side by side in one run")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Measure all contenders on the same work, interleaved round by round, each as two real processes.
+    Compare(plan::Options),
+    /// One end of a contender; started by `compare`, speaks JSON lines on its standard input and output.
+    #[command(hide = true)]
+    Worker,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Compare(options) => compare::compare(&options),
+        Command::Worker => worker::run(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("shmbc-bench: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The words of the command line and of the JSON output: measures, contenders, placements, runtimes.
+//!
+//! A new contender or measure begins with a line here; the compiler then names every place that must know it.
+
+use std::fmt;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Measure {
+    /// Round trip of one message and its echo, ns.
+    Rtt,
+    /// Bytes through one connection in one direction, GB/s.
+    Stream,
+    /// Connections per second: connect, one request, one answer, close.
+    Oneshot,
+}
+
+/// Who is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Contender {
+    /// tokio's TCP over the loopback device.
+    Tcp,
+    /// tokio's TCP through a bridge between two network namespaces.
+    Bridge,
+    /// tokio's Unix stream socket.
+    Uds,
+    /// SHMBC that sleeps at once.
+    ShmbcOff,
+    /// SHMBC with the adaptive wait, the default.
+    ShmbcAdaptive,
+    /// SHMBC that always polls for a fixed time before it sleeps.
+    ShmbcFixed,
+}
+
+/// Where the two processes run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Placement {
+    /// Each process pinned to a core of its own.
+    TwoCores,
+    /// Both pinned to the same core.
+    OneCore,
+    /// Wherever the kernel puts them.
+    Unpinned,
+}
+
+/// Which of tokio's runtimes the two processes use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Runtime {
+    /// One thread.
+    #[value(alias = "current-thread")]
+    Current,
+    /// tokio's default: as many worker threads as CPUs that the process may run on.
+    #[value(alias = "multi-thread")]
+    Multi,
+}
+
+impl Measure {
+    /// The unit of its values.
+    pub(crate) const fn unit(self) -> &'static str {
+        match self {
+            Self::Rtt => "ns",
+            Self::Stream => "GB/s",
+            Self::Oneshot => "1/s",
+        }
+    }
+
+    /// Whether a smaller value is the better one.
+    pub(crate) const fn smaller_is_better(self) -> bool {
+        matches!(self, Self::Rtt)
+    }
+
+    /// Message sizes when none are given.
+    pub(crate) const fn sizes(self, quick: bool) -> &'static [usize] {
+        match (self, quick) {
+            (Self::Rtt, true) => &[64, 1024],
+            (Self::Rtt, false) => &[64, 1024, 65536],
+            (Self::Stream, true) => &[64, 16384, 1 << 20],
+            (Self::Stream, false) => &[64, 1024, 4096, 16384, 65536, 1 << 20],
+            (Self::Oneshot, _) => &[64],
+        }
+    }
+
+    /// Whether this contender has something to show in this measure: a one-shot connection never waits on a ring, so
+    /// one way of waiting stands for all three.
+    pub(crate) const fn suits(self, contender: Contender) -> bool {
+        !matches!((self, contender), (Self::Oneshot, Contender::ShmbcOff | Contender::ShmbcFixed))
+    }
+}
+
+/// Shows a name as it is written on the command line and in the output.
+macro_rules! display_as_value {
+    ($($name:ty),*) => {$(
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.to_possible_value().as_ref().map_or("hidden", |value| value.get_name()))
+            }
+        }
+    )*};
+}
+display_as_value!(Measure, Contender, Placement, Runtime);

@@ -1,0 +1,153 @@
+//! The command line of `compare`, and the plan of a run that follows from it. Decides nothing while the run goes on.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::names::{Contender, Measure, Placement, Runtime};
+use crate::protocol::{Times, Work};
+
+/// The largest message: what is above is no message but a memory test, and a typing error more likely.
+const MAX_SIZE: usize = 64 << 20;
+
+/// What `compare` can be told.
+#[derive(Args, Debug)]
+pub(crate) struct Options {
+    /// Fewer sizes, shorter samples: the whole run stays within two minutes.
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Print one JSON object a line instead of tables.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Only these measures, separated by commas.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    measures: Vec<Measure>,
+    /// Only these contenders, separated by commas.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    contenders: Vec<Contender>,
+    /// Only these placements, separated by commas.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    placements: Vec<Placement>,
+    /// Message sizes of `rtt` and `stream` in bytes, separated by commas; K and M stand for KiB and MiB.
+    #[arg(long, value_delimiter = ',', value_parser = parse_size)]
+    sizes: Vec<usize>,
+    /// How often each cell is measured; every round goes through all contenders.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// The runtime of the two processes.
+    #[arg(long, value_enum, default_value_t = Runtime::Current)]
+    runtime: Runtime,
+    /// Measure in the future given to `block_on` instead of in a spawned task.
+    #[arg(long)]
+    root: bool,
+    /// How long shmbc-fixed polls before it sleeps, in microseconds.
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    fixed_us: u64,
+}
+
+/// Everything one run does, in the order in which it does it.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) measures: Vec<Measure>,
+    pub(crate) contenders: Vec<Contender>,
+    pub(crate) placements: Vec<Placement>,
+    pub(crate) rounds: u32,
+    pub(crate) runtime: Runtime,
+    pub(crate) root: bool,
+    pub(crate) fixed: Duration,
+    sizes: Vec<usize>,
+    quick: bool,
+}
+
+impl Plan {
+    /// What the options ask for.
+    pub(crate) fn of(options: &Options) -> Self {
+        Self {
+            measures: or_all(&options.measures),
+            contenders: or_all(&options.contenders),
+            placements: or_all(&options.placements),
+            rounds: options.rounds,
+            runtime: options.runtime,
+            root: options.root,
+            fixed: Duration::from_micros(options.fixed_us),
+            sizes: options.sizes.clone(),
+            quick: options.quick,
+        }
+    }
+
+    /// The sizes at which a measure is taken.
+    pub(crate) fn sizes(&self, measure: Measure) -> Vec<usize> {
+        match measure {
+            Measure::Rtt | Measure::Stream if !self.sizes.is_empty() => self.sizes.clone(),
+            Measure::Rtt | Measure::Stream | Measure::Oneshot => measure.sizes(self.quick).to_vec(),
+        }
+    }
+
+    /// The contenders of this run that a measure suits.
+    pub(crate) fn contenders(&self, measure: Measure) -> Vec<Contender> {
+        self.contenders.iter().copied().filter(|contender| measure.suits(*contender)).collect()
+    }
+
+    /// One sample of a measure.
+    pub(crate) fn work(&self, measure: Measure, size: usize) -> Work {
+        let times = if self.quick {
+            Times { warm: Duration::from_millis(40), run: Duration::from_millis(110) }
+        } else {
+            Times { warm: Duration::from_millis(100), run: Duration::from_millis(400) }
+        };
+        match measure {
+            Measure::Rtt => Work::Rtt { size, times },
+            Measure::Stream => Work::Stream { size, times },
+            // Thousands of connections in TIME_WAIT slow `connect` itself down, so they are few, in both kinds of run.
+            Measure::Oneshot => Work::Oneshot { size, batch: 50, batches: 6 },
+        }
+    }
+
+    /// How many samples the run takes.
+    pub(crate) fn samples(&self) -> u64 {
+        let cells: usize = self.measures.iter().map(|&m| self.sizes(m).len() * self.contenders(m).len()).sum();
+        (cells * self.placements.len()) as u64 * u64::from(self.rounds)
+    }
+}
+
+/// The names given, each once and in their own order, or all there are.
+fn or_all<T: clap::ValueEnum + Copy + Ord>(given: &[T]) -> Vec<T> {
+    let mut names = if given.is_empty() { T::value_variants().to_vec() } else { given.to_vec() };
+    names.sort();
+    names.dedup();
+    names
+}
+
+fn parse_size(text: &str) -> Result<usize, String> {
+    let wrong = || format!("a size is a number of bytes from 1 to {MAX_SIZE}, like 64, 16K or 1M");
+    let short = text.strip_suffix("iB").unwrap_or(text);
+    let (digits, unit) = if let Some(digits) = short.strip_suffix(['K', 'k']) {
+        (digits, 1 << 10)
+    } else if let Some(digits) = short.strip_suffix(['M', 'm']) {
+        (digits, 1 << 20)
+    } else {
+        (text, 1)
+    };
+    let size = digits.parse::<usize>().ok().and_then(|n| n.checked_mul(unit)).ok_or_else(wrong)?;
+    if (1..=MAX_SIZE).contains(&size) { Ok(size) } else { Err(wrong()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_when_given_with_and_without_a_unit() {
+        assert_eq!(parse_size("64"), Ok(64));
+        assert_eq!(parse_size("16K"), Ok(16384));
+        assert_eq!(parse_size("1MiB"), Ok(1 << 20));
+    }
+
+    #[test]
+    fn sizes_when_wrong_are_named_and_not_a_panic() {
+        for wrong in ["", "K", "iB", "0", "-1", "65M", "18446744073709551615M", "ü", "64 bytes"] {
+            let why = parse_size(wrong).expect_err(wrong);
+            assert!(why.contains("from 1 to"), "{why}");
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! One JSON object a line and cell, for programs.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use crate::compare::{Key, Results};
+use crate::names::{Contender, Measure, Placement};
+use crate::stats::Summary;
+
+/// One line. Names and order of the fields are the interface.
+#[derive(Debug, Serialize)]
+struct Line {
+    measure: Measure,
+    contender: Contender,
+    placement: Placement,
+    size: usize,
+    value: f64,
+    unit: &'static str,
+    p99: Option<f64>,
+    min: f64,
+    max: f64,
+}
+
+impl Line {
+    fn new(key: &Key, summary: &Summary) -> Self {
+        Self {
+            measure: key.measure,
+            contender: key.contender,
+            placement: key.placement,
+            size: key.size,
+            value: short(summary.value),
+            unit: key.measure.unit(),
+            p99: summary.p99.map(short),
+            min: short(summary.min),
+            max: short(summary.max),
+        }
+    }
+}
+
+/// Prints all cells.
+pub(crate) fn print(results: &Results) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    for (key, cell) in &results.cells {
+        if let Some(summary) = cell.summary() {
+            serde_json::to_writer(&mut out, &Line::new(key, &summary))?;
+            out.write_all(b"\n")?;
+        }
+    }
+    out.flush()
+}
+
+/// Five significant digits: what is behind them is noise.
+fn short(value: f64) -> f64 {
+    if value == 0.0 || !value.is_finite() {
+        return value;
+    }
+    let scale = 10_f64.powi(4 - value.abs().log10().floor() as i32);
+    (value * scale).round() / scale
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn line_has_exactly_the_promised_fields_in_their_order() {
+        let key = Key {
+            measure: Measure::Rtt,
+            placement: Placement::TwoCores,
+            size: 64,
+            contender: Contender::ShmbcAdaptive,
+        };
+        let summary = Summary { value: 412.0, p99: Some(1023.456), min: 400.5, max: 430.0 };
+        let line = serde_json::to_string(&Line::new(&key, &summary)).expect("plain data");
+        assert_eq!(
+            line,
+            r#"{"measure":"rtt","contender":"shmbc-adaptive","placement":"two-cores","size":64,"value":412.0,"unit":"ns","p99":1023.5,"min":400.5,"max":430.0}"#
+        );
+    }
+
+    #[test]
+    fn line_when_there_is_no_p99_says_null() {
+        let key =
+            Key { measure: Measure::Stream, placement: Placement::OneCore, size: 16384, contender: Contender::Uds };
+        let summary = Summary { value: 0.012_345_678, p99: None, min: 0.01, max: 0.02 };
+        let line = serde_json::to_string(&Line::new(&key, &summary)).expect("plain data");
+        assert_eq!(
+            line,
+            r#"{"measure":"stream","contender":"uds","placement":"one-core","size":16384,"value":0.012346,"unit":"GB/s","p99":null,"min":0.01,"max":0.02}"#
+        );
+    }
+}

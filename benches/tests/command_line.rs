@@ -1,0 +1,45 @@
+//! The program as its users meet it: real processes, a real host service, a real bridge where one can be made.
+
+use std::process::{Command, Output};
+
+fn compare(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_shmbc-bench"));
+    command.arg("compare").args(arguments).output().expect("the program starts")
+}
+
+#[test]
+fn compare_when_asked_for_json_prints_one_object_per_measured_cell() {
+    let done = compare(&["--quick", "--json", "--rounds", "1", "--placements", "unpinned,one-core", "--sizes", "64"]);
+    let errors = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "{errors}");
+    let lines = String::from_utf8(done.stdout).expect("JSON is UTF-8");
+    let cells: Vec<serde_json::Value> =
+        lines.lines().map(|line| serde_json::from_str(line).expect("each line is an object")).collect();
+    let count = |measure: &str| cells.iter().filter(|cell| cell["measure"] == measure).count();
+    // The bridge is the one contender that a machine may refuse; then it says so, and nothing else is missing.
+    let contenders = if errors.contains("skipped: bridge") { 5 } else { 6 };
+    assert_eq!(
+        (count("rtt"), count("stream"), count("oneshot")),
+        (2 * contenders, 2 * contenders, 2 * (contenders - 2))
+    );
+    for cell in &cells {
+        let number = |field: &str| cell[field].as_f64().unwrap_or_else(|| panic!("{field} of {cell} is no number"));
+        assert!(number("min") > 0.0 && number("min") <= number("value") && number("value") <= number("max"), "{cell}");
+        assert_eq!(cell["p99"].is_f64(), cell["measure"] == "rtt", "{cell}");
+    }
+}
+
+#[test]
+fn compare_when_a_name_is_wrong_lists_the_right_ones() {
+    for (option, right) in [
+        ("--measures", "rtt, stream, oneshot"),
+        ("--contenders", "tcp, bridge, uds, shmbc-off, shmbc-adaptive, shmbc-fixed"),
+        ("--placements", "two-cores, one-core, unpinned"),
+        ("--runtime", "current, multi"),
+        ("--sizes", "from 1 to 67108864"),
+    ] {
+        let done = compare(&[option, "nonsense"]);
+        let errors = String::from_utf8_lossy(&done.stderr);
+        assert!(!done.status.success() && errors.contains("nonsense") && errors.contains(right), "{option}: {errors}");
+    }
+}
