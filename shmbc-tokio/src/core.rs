@@ -8,7 +8,7 @@ use std::io::{self, IoSlice};
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use rustix::net::{RecvFlags, SendFlags};
 use shmbc::link::{Event, Path, Phase, Reason, Receive, Receiving, Send, Sending};
@@ -25,6 +25,9 @@ use crate::config::Config;
 use crate::traffic::{Traffic, Way};
 use crate::upgrade::{Shm, Stage, Upgrade};
 use crate::wait::{WaitSetting, Waiting};
+
+/// Bytes between two probes of a peer that has shut its own side and takes nothing.
+const PROBE_EVERY: u64 = 64 * 1024;
 
 /// What both directions of a stream share.
 #[derive(Debug)]
@@ -53,6 +56,8 @@ pub(crate) struct ReadSide {
 pub(crate) struct WriteSide {
     link: Sending,
     waiting: Waiting,
+    /// Bytes published when a half-closed peer was last probed.
+    probed: u64,
 }
 
 /// How far the switch of each direction has come: bits that are set once.
@@ -521,8 +526,7 @@ impl Core {
                     }
                 }
                 ready!(self.tcp().poll_read_ready(&mut self.upgrade.context()))?;
-                // Not asked for: whether it is closed already, which only tokio's own future tells.
-                Poll::Ready(Ok(Some(Ready::READABLE)))
+                Poll::Ready(Ok(Some(self.tcp_ready(Interest::READABLE))))
             }
             Receive::Ring(_) => match self.watch_ring(read) {
                 Ok(Look::Something) => Poll::Ready(Ok(Some(Ready::READABLE))),
@@ -533,6 +537,15 @@ impl Core {
                     Poll::Ready(Ok(closed))
                 }
             },
+        }
+    }
+
+    /// What tokio knows of the socket, without waiting.
+    fn tcp_ready(&self, interest: Interest) -> Ready {
+        let now = std::pin::pin!(self.tcp().ready(interest));
+        match now.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(ready)) => ready,
+            _ => Ready::EMPTY,
         }
     }
 
@@ -607,7 +620,7 @@ impl Core {
                 },
                 Send::Ring(producer) => {
                     let budget = ready!(coop::poll_proceed(cx));
-                    self.may_write()?;
+                    self.may_write(producer, &mut write.probed)?;
                     let n = self.write_ring(producer, from)?;
                     if n > 0 || from.iter().all(|slice| slice.is_empty()) {
                         write.waiting.over();
@@ -677,17 +690,26 @@ impl Core {
     /// Before every write to the ring: what TCP would say if the peer is gone. An atomic load while the kernel has
     /// reported nothing.
     #[inline]
-    fn may_write(&self) -> io::Result<()> {
+    fn may_write(&self, producer: &mut Producer, probed: &mut u64) -> io::Result<()> {
         if self.upgrade.is_shut() {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        if self.tcp().try_io(Interest::READABLE, || Ok(())).is_ok() { self.check_lifeline() } else { Ok(()) }
+        if self.tcp().try_io(Interest::READABLE, || Ok(())).is_ok() {
+            return self.check_lifeline(producer, probed);
+        }
+        Ok(())
     }
 
     #[cold]
-    fn check_lifeline(&self) -> io::Result<()> {
-        let known = self.peer_half_closed.load(Ordering::Relaxed);
-        if known && self.tcp().try_io(Interest::ERROR, || Ok(())).is_err() {
+    fn check_lifeline(&self, producer: &mut Producer, probed: &mut u64) -> io::Result<()> {
+        if self.peer_half_closed.load(Ordering::Relaxed) && self.tcp().try_io(Interest::ERROR, || Ok(())).is_err() {
+            // It goes on reading, so it lives while it takes bytes. If it does not, the kernel may have been silent about its
+            // death: its FIN came long ago.
+            let taken = producer.consumed().map_err(|fault| self.fault(fault))?;
+            if taken < producer.produced() && (*probed <= taken || producer.produced() - *probed >= PROBE_EVERY) {
+                *probed = producer.produced();
+                return self.probe();
+            }
             return Ok(());
         }
         match self.peer()? {
@@ -776,7 +798,7 @@ impl Core {
             Send::Tcp => self.write_tcp(write, from),
             Send::Token(_) => Err(io::ErrorKind::WouldBlock.into()),
             Send::Ring(producer) => {
-                self.may_write()?;
+                self.may_write(producer, &mut write.probed)?;
                 match self.write_ring(producer, from)? {
                     0 if from.iter().any(|slice| !slice.is_empty()) => Err(io::ErrorKind::WouldBlock.into()),
                     n => Ok(n),

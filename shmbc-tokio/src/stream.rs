@@ -185,6 +185,9 @@ impl ShmStream {
     ///
     /// Cancel safe.
     pub async fn ready(&self, interest: Interest) -> io::Result<Ready> {
+        if !interest.is_readable() && !interest.is_writable() {
+            return self.core.tcp().ready(interest).await;
+        }
         self.wait_for(|| {
             let mut ready = Ready::EMPTY;
             if interest.is_readable() {
@@ -401,6 +404,9 @@ impl ShmStream {
     /// Calls `look` until it has something, each time any source of this stream's events has fired.
     async fn wait_for<T>(&self, mut look: impl FnMut() -> Option<T>) -> T {
         loop {
+            // Where tokio's budget is used up, every look says "pending" and fires the event itself: yield, or go round
+            // for ever.
+            tokio::task::coop::consume_budget().await;
             let notified = self.core.upgrade.wakers().others.notified();
             let mut notified = std::pin::pin!(notified);
             // From here on no event is missed, so looking comes second.

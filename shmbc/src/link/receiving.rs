@@ -4,8 +4,9 @@ use super::Granted;
 use super::granted::SwitchToken;
 use crate::ring::{Consumer, PeerFault};
 
-/// Most bytes that a peer may send by TCP behind its token. Each is a probe: one before each sleep of a writer whose
-/// peer has shut its own write side. A peer that sends more is not probing.
+/// Most bytes that a peer may send by TCP behind its token while it publishes nothing that is read. Each is a probe: one
+/// before each sleep, and one for each 64 KiB, of a writer whose peer has shut its own write side. That is 16 Ki for the
+/// largest ring; a peer that sends more is not probing.
 pub const STRAY_MAX: u64 = 64 * 1024;
 
 /// The receiving end of one direction.
@@ -91,7 +92,10 @@ impl Receiving {
     /// [`PeerFault`]: the peer's count or token is wrong, or it sent too much behind it.
     pub fn read_by_tcp(&mut self, bytes: &[u8], granted: Option<&Granted>) -> Result<usize, PeerFault> {
         match &mut self.state {
-            State::Ring { stray, .. } => {
+            State::Ring { consumer, stray, since } => {
+                if *since != consumer.consumed() {
+                    (*since, *stray) = (consumer.consumed(), 0);
+                }
                 *stray += bytes.len() as u64;
                 if *stray > STRAY_MAX {
                     return Err(PeerFault::StrayBytes { limit: STRAY_MAX });
@@ -116,7 +120,7 @@ impl Receiving {
                 }
                 *token += n;
                 if *token == SwitchToken::LEN {
-                    self.state = State::Ring { consumer: granted.consumer(), stray: 0 };
+                    self.state = State::Ring { consumer: granted.consumer(), stray: 0, since: 0 };
                     self.read_by_tcp(&behind[n..], None)?;
                 }
                 Ok(app)

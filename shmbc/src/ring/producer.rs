@@ -59,6 +59,16 @@ impl Producer {
         self.tail
     }
 
+    /// Bytes that the consumer has taken out.
+    ///
+    /// # Errors
+    ///
+    /// [`PeerFault`] when the consumer's head is impossible.
+    pub fn consumed(&mut self) -> Result<u64, PeerFault> {
+        self.free()?;
+        Ok(self.cached_head)
+    }
+
     /// Bytes that can be written now.
     ///
     /// # Errors
