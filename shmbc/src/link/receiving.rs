@@ -18,14 +18,9 @@ pub struct Receiving {
 #[derive(Debug)]
 enum State {
     /// `token` bytes of the token have been taken so far.
-    Tcp {
-        received: u64,
-        token: usize,
-    },
-    Ring {
-        consumer: Consumer,
-        stray: u64,
-    },
+    Tcp { received: u64, token: usize },
+    /// `stray` bytes have come by TCP since the ring had given `since` bytes.
+    Ring { consumer: Consumer, stray: u64, since: u64 },
 }
 
 /// Where the program's next bytes come from.
