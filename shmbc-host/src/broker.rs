@@ -91,8 +91,8 @@ impl Broker {
             }
         }
         if let Err(limit) = self.quota.enter(&end.client.key) {
-            self.table.remember(vec![end.clone()], now, Refusal::Quota(limit.clone()));
-            decisions.push(Decision::Refuse(end.key, Refusal::Quota(limit)));
+            decisions.push(Decision::Refuse(end.key, Refusal::Quota(limit.clone())));
+            self.table.remember(&[end], now, Refusal::Quota(limit));
             return decisions;
         }
         match self.find(&end, containers) {
@@ -171,7 +171,19 @@ impl Broker {
         self.leave(end, Gone::Closed, Refusal::PeerClosed)
     }
 
-    /// A session has ended.
+    /// A session has ended: what is not established goes at once. The rest waits for [`Broker::session_gone`].
+    pub(crate) fn session_ended(&mut self, session: SessionId) -> Vec<Decision> {
+        let mut ends = self.table.of_session(session);
+        ends.retain(|end| self.look_up(*end).is_some_and(|(_, phase, _)| !matches!(phase, Phase::Established(_))));
+        ends.into_iter().flat_map(|end| self.leave(end, Gone::Closed, Refusal::PeerClosed)).collect()
+    }
+
+    /// Whether a session still has ends of established connections.
+    pub(crate) fn has_ends(&self, session: SessionId) -> bool {
+        !self.table.of_session(session).is_empty()
+    }
+
+    /// A session has ended, and it is known what became of its process.
     pub(crate) fn session_gone(&mut self, session: SessionId, gone: Gone) -> Vec<Decision> {
         let ends = self.table.of_session(session);
         ends.into_iter().flat_map(|end| self.leave(end, gone, Refusal::PeerClosed)).collect()
@@ -255,7 +267,7 @@ impl Broker {
         }
         // A lone offer that was withdrawn stays on TCP for no reason that anybody would ask about.
         if left.is_none() || row.ends.len() > 1 {
-            self.table.remember(row.ends, row.since, refusal);
+            self.table.remember(&row.ends, row.since, refusal);
         }
     }
 
@@ -269,12 +281,12 @@ impl Broker {
     fn turn_away(&mut self, end: End, refusal: Refusal, now: Instant, decisions: &mut Vec<Decision>) {
         self.quota.leave(&end.client.key);
         decisions.push(Decision::Refuse(end.key, refusal.clone()));
-        self.table.remember(vec![end], now, refusal);
+        self.table.remember(&[end], now, refusal);
     }
 
     /// An offer that was refused before it came to the broker.
     pub(crate) fn note_refused(&mut self, end: End, refusal: Refusal, now: Instant) {
-        self.table.remember(vec![end], now, refusal);
+        self.table.remember(&[end], now, refusal);
     }
 }
 
@@ -283,3 +295,6 @@ enum Found {
     One(ConnectionId),
     Several,
 }
+
+#[cfg(test)]
+mod tests;

@@ -28,7 +28,7 @@ use crate::identity::Client;
 use crate::pool::Pool;
 use crate::prove::{Own, Proof};
 use crate::session::outbox::{GrantFds, Outbox};
-use crate::table::connections::{ConnectionId, End, EndKey, Gone, Phase, Scope, SessionId};
+use crate::table::connections::{ConnectionId, End, EndFacts, EndKey, Gone, Phase, Scope, SessionId};
 use crate::table::containers::{Container, Containers, cut};
 use crate::twin::plain;
 
@@ -132,15 +132,22 @@ impl Hub {
         Ok(id)
     }
 
-    /// A session has ended; with it go all its offers and ends.
-    pub(crate) fn close_session(&self, session: SessionId, gone: Gone) {
+    /// A session has ended; with it go its offers and grants. Whether it had ends of established connections, about
+    /// which [`Hub::forget_session`] is to be told what became of the process.
+    pub(crate) fn end_session(&self, session: SessionId) -> bool {
         let mut state = self.state();
-        let Some((client, _)) = state.sessions.remove(&session) else { return };
-        let decisions = state.broker.session_gone(session, gone);
+        let Some((client, _)) = state.sessions.remove(&session) else { return false };
+        let decisions = state.broker.session_ended(session);
         self.carry_out(&mut state, decisions);
         state.broker.quota.close_session(&client.key);
         state.containers.forget(session);
         self.publish_locality(&state);
+        state.broker.has_ends(session)
+    }
+
+    /// What became of the process of a session that has ended.
+    pub(crate) fn forget_session(&self, session: SessionId, gone: Gone) {
+        self.decide(|broker| broker.session_gone(session, gone));
     }
 
     /// Who `client` is, in the words that clients are told.
@@ -405,7 +412,7 @@ impl Hub {
                     Phase::Established([None, None]) => ConnectionState::Established,
                     Phase::Established(_) => ConnectionState::Closing,
                 },
-                ends: state.end_rows(&row.ends),
+                ends: row.ends.iter().map(|end| state.end_row(end.into())).collect(),
                 bytes: block.map_or([0; 2], |b| Direction::BOTH.map(|d| b.stats(d).produced)),
                 block: block.map_or(0, |b| b.sizes().block_len() as u64),
                 age_ms: age(row.since),
@@ -414,7 +421,7 @@ impl Hub {
         });
         let refused = state.broker.table.refused().map(|row| ConnectionRow {
             state: ConnectionState::Refused,
-            ends: state.end_rows(&row.ends),
+            ends: row.ends.iter().map(|end| state.end_row(end.clone())).collect(),
             bytes: [0; 2],
             block: 0,
             age_ms: age(row.since),
@@ -465,21 +472,11 @@ impl State {
         }
     }
 
-    fn end_rows(&self, ends: &[End]) -> Vec<EndRow> {
-        let row = |end: &End| EndRow {
-            local: end.local,
-            peer: end.peer,
-            container_id: end.client.container.clone(),
-            container: end
-                .client
-                .container
-                .as_deref()
-                .and_then(|id| self.containers.get(id))
-                .map(|container| cut(&container.name)),
-            pid: end.client.pid,
-            uid: end.client.uid,
-        };
-        ends.iter().map(row).collect()
+    fn end_row(&self, end: EndFacts) -> EndRow {
+        let known = end.container.as_deref().and_then(|id| self.containers.get(id));
+        let container = known.map(|container| cut(&container.name));
+        let EndFacts { local, peer, container: container_id, pid, uid } = end;
+        EndRow { local, peer, container_id, container, pid, uid }
     }
 }
 

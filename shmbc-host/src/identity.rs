@@ -99,6 +99,16 @@ impl Client {
         has_exited(self.pidfd.as_fd())
     }
 
+    /// Returns when its process has exited.
+    pub(crate) async fn exited(&self) {
+        let watched =
+            self.pidfd.try_clone().and_then(|pidfd| crate::kernel::register(pidfd, tokio::io::Interest::READABLE));
+        match watched {
+            Ok(pidfd) => drop(pidfd.readable().await),
+            Err(error) => tracing::warn!(%error, "a process cannot be watched"),
+        }
+    }
+
     /// The addresses of its network namespace.
     pub(crate) fn addresses(&self) -> Vec<IpAddr> {
         let mut addresses = namespace_addresses(self.pid);
@@ -218,3 +228,6 @@ fn v6_addresses(if_inet6: &str) -> Vec<IpAddr> {
     let parsed = first.filter(|hex| hex.len() == 32).filter_map(|hex| u128::from_str_radix(hex, 16).ok());
     parsed.map(|bits| IpAddr::V6(Ipv6Addr::from_bits(bits))).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -78,6 +78,10 @@ pub(crate) enum NotProven {
 
 /// Looks at the socket that `offer` names.
 pub(crate) fn prove(client: &Client, offer: &Offer, own: &Own) -> Result<Proof, NotProven> {
+    // The library takes a negative number for a mistake of ours, and panics.
+    if offer.fd < 0 {
+        return Err(NotProven::NotOpen(offer.fd));
+    }
     let proof = match pidfd_getfd(&client.pidfd, offer.fd, PidfdGetfdFlags::empty()) {
         Ok(copy) => {
             let seen = look(&copy);

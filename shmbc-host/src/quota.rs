@@ -187,3 +187,62 @@ impl Quota {
         self.usage.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const LIMITS: Limits = Limits { connections: 2, block_bytes: 100, offers_per_second: 3, sessions: 1 };
+
+    fn two() -> (Quota, ClientKey, ClientKey, Instant) {
+        let (a, b, now) = (ClientKey::Uid(1), ClientKey::Container("b".into()), Instant::now());
+        let mut quota = Quota::new(LIMITS);
+        quota.open_session(&a, now).unwrap();
+        quota.open_session(&b, now).unwrap();
+        (quota, a, b, now)
+    }
+
+    #[test]
+    fn client_when_at_a_limit_is_told_so_and_others_are_not_touched() {
+        let (mut quota, a, b, now) = two();
+        assert!(quota.open_session(&a, now).unwrap_err().contains("1 sessions"));
+        quota.enter(&a).unwrap();
+        quota.enter(&a).unwrap();
+        assert!(quota.enter(&a).unwrap_err().contains("2 connections"));
+        quota.enter(&b).unwrap();
+        for _ in 0..3 {
+            quota.offer(&a, now).unwrap();
+        }
+        assert!(quota.offer(&a, now).unwrap_err().contains("more than 3 connections a second"));
+        quota.offer(&b, now).unwrap();
+        quota.offer(&a, now + Duration::from_millis(400)).unwrap();
+        assert!(quota.offer(&a, now + Duration::from_millis(400)).is_err(), "one in a third of a second");
+    }
+
+    #[test]
+    fn block_when_one_end_cannot_be_charged_is_charged_to_neither() {
+        let (mut quota, a, b, _) = two();
+        quota.charge([&a, &b], 60).unwrap();
+        assert!(quota.charge([&a, &a], 30).is_err(), "60 + 2 * 30");
+        assert!(quota.charge([&b, &a], 50).unwrap_err().contains("60 of 100 bytes"));
+        quota.refund([&a, &b], 60);
+        quota.charge([&a, &a], 50).unwrap();
+        quota.refund([&a, &a], 50);
+        quota.close_session(&a);
+        quota.close_session(&b);
+        assert!(quota.is_empty(), "{quota:?}");
+    }
+
+    #[test]
+    fn proofs_when_too_many_are_under_way_wait_for_their_client_only() {
+        let (mut quota, a, b, _) = two();
+        for _ in 0..PROOFS {
+            assert!(quota.begin_proof(&a));
+        }
+        assert!(!quota.begin_proof(&a));
+        assert!(quota.begin_proof(&b));
+        quota.end_proof(&a);
+        assert!(quota.begin_proof(&a));
+    }
+}

@@ -30,6 +30,9 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the kernel may take to let us look at a socket. Tens of microseconds, unless the client makes it slow.
 const PROOF_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a process whose session ended has to turn out dead; else it lives on without a session.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Frames handled in a row before other tasks have a turn.
 const FRAMES_IN_A_ROW: u32 = 32;
 
@@ -71,6 +74,8 @@ struct Session {
     socket: AsyncFd<OwnedFd>,
     inbox: Inbox,
     bulk: VecDeque<Bulk>,
+    /// The frame that is being sent.
+    outgoing: Option<Outgoing>,
 }
 
 /// Serves a client until it, or the service, ends the session.
@@ -85,10 +90,18 @@ pub(crate) async fn serve(hub: Arc<Hub>, client: Client, socket: AsyncFd<OwnedFd
         }
     };
     // Whatever ends this task, also by being dropped with its runtime, takes the session out of the tables.
-    let _registered = Registered { hub: Arc::clone(&hub), id, client: Arc::clone(&client) };
-    let mut session = Session { hub, id, client, socket, inbox, bulk: VecDeque::new() };
+    let registered = Registered { hub: Arc::clone(&hub), id, client: Arc::clone(&client) };
+    let mut session =
+        Session { hub: Arc::clone(&hub), id, client, socket, inbox, bulk: VecDeque::new(), outgoing: None };
     let end = session.run(stopping).await;
     debug!(session = id.0, pid = session.client.pid, uid = session.client.uid, %end, "session ended");
+    let client = Arc::clone(&session.client);
+    drop(session);
+    if hub.end_session(id) && !matches!(end, End::Stopping) {
+        // The kernel closes a dying process's sockets some microseconds before it says that it is dead.
+        let _ = tokio::time::timeout(EXIT_TIMEOUT, client.exited()).await;
+    }
+    drop(registered);
 }
 
 struct Registered {
@@ -99,9 +112,10 @@ struct Registered {
 
 impl Drop for Registered {
     fn drop(&mut self) {
+        self.hub.end_session(self.id);
         // A process that lives may still read from blocks of established connections: not to be taken from under it.
         let gone = if self.client.has_exited() { Gone::Closed } else { Gone::Lost };
-        self.hub.close_session(self.id, gone);
+        self.hub.forget_session(self.id, gone);
     }
 }
 
@@ -111,7 +125,7 @@ impl Session {
             Ok(never) => match never {},
             Err(End::Stopping) => {
                 // Refusals that were decided on the way out.
-                while let Some(outgoing) = self.inbox.try_next() {
+                while let Some(outgoing) = self.outgoing.take().or_else(|| self.inbox.try_next()) {
                     if send(&self.socket, Some(&outgoing)).await.is_err() {
                         break;
                     }
@@ -133,11 +147,10 @@ impl Session {
         let mut locality = self.hub.locality();
         locality.mark_changed();
         let overflow = self.inbox.overflow();
-        let mut outgoing: Option<Outgoing> = None;
         let mut in_a_row = 0;
         loop {
-            if outgoing.is_none() {
-                outgoing = self.inbox.try_next().or_else(|| self.next_piece());
+            if self.outgoing.is_none() {
+                self.outgoing = self.inbox.try_next().or_else(|| self.next_piece());
             }
             // Answers for people are long; who asked reads one before asking for the next.
             let listening = !self.bulk.iter().any(|bulk| matches!(bulk, Bulk::Rows(_)));
@@ -150,11 +163,11 @@ impl Session {
                         tokio::task::yield_now().await;
                     }
                 }
-                sent = send(&self.socket, outgoing.as_ref()), if outgoing.is_some() => {
+                sent = send(&self.socket, self.outgoing.as_ref()), if self.outgoing.is_some() => {
                     sent?;
-                    outgoing = None;
+                    self.outgoing = None;
                 }
-                next = self.inbox.next(), if outgoing.is_none() => outgoing = next,
+                next = self.inbox.next(), if self.outgoing.is_none() => self.outgoing = next,
                 Ok(()) = locality.changed() => {
                     let entries = Arc::clone(&locality.borrow_and_update());
                     self.bulk.retain(|bulk| !matches!(bulk, Bulk::Locality(..)));

@@ -89,3 +89,6 @@ fn strangers(a: &End, b: &End, own: Scope) -> bool {
 pub(crate) fn plain(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
+
+#[cfg(test)]
+mod tests;

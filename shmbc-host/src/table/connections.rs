@@ -88,10 +88,27 @@ impl Connection {
     }
 }
 
+/// What people are told about an end. Holds no descriptor, so that it may outlive its client.
+#[derive(Clone, Debug)]
+pub(crate) struct EndFacts {
+    pub(crate) local: SocketAddr,
+    pub(crate) peer: SocketAddr,
+    pub(crate) container: Option<String>,
+    pub(crate) pid: i32,
+    pub(crate) uid: u32,
+}
+
+impl From<&End> for EndFacts {
+    fn from(end: &End) -> Self {
+        let Client { pid, uid, ref container, .. } = *end.client;
+        Self { local: end.local, peer: end.peer, container: container.clone(), pid, uid }
+    }
+}
+
 /// A connection that stays on TCP.
 #[derive(Clone, Debug)]
 pub(crate) struct Refused {
-    pub(crate) ends: Vec<End>,
+    pub(crate) ends: Vec<EndFacts>,
     pub(crate) since: Instant,
     pub(crate) refusal: Refusal,
 }
@@ -170,10 +187,11 @@ impl Connections {
     }
 
     /// Lists a connection as staying on TCP.
-    pub(crate) fn remember(&mut self, ends: Vec<End>, since: Instant, refusal: Refusal) {
+    pub(crate) fn remember(&mut self, ends: &[End], since: Instant, refusal: Refusal) {
         if self.refused.len() >= MAX_REFUSED {
             self.refused.pop_front();
         }
+        let ends = ends.iter().map(EndFacts::from).collect();
         self.refused.push_back(Refused { ends, since, refusal });
     }
 

@@ -31,6 +31,9 @@ pub async fn start() -> Service {
 }
 
 pub async fn start_with(change: impl FnOnce(&mut HostConfig)) -> Service {
+    if let Ok(level) = std::env::var("SHMBC_LOG") {
+        let _ = tracing_subscriber::fmt().with_env_filter(level).with_test_writer().try_init();
+    }
     let directory = tempfile::tempdir().unwrap();
     let mut config = HostConfig::at(directory.path().join("host.sock"));
     config.docker = Docker::Off;
@@ -159,11 +162,9 @@ impl Client {
     /// Waits until the service has handled everything sent so far.
     pub async fn settled(&self) {
         self.say(&ToHost::ListContainers);
-        loop {
-            match self.hear().await.0 {
-                ToClient::Containers { last: true, .. } | ToClient::Forbidden { .. } => return,
-                other => panic!("unexpected {other:?}"),
-            }
+        match self.hear().await.0 {
+            ToClient::Containers { last: true, .. } | ToClient::Forbidden { .. } => {}
+            other => panic!("unexpected {other:?}"),
         }
     }
 
