@@ -29,17 +29,25 @@ pub fn poll_now(fd: &impl AsFd) -> PollFlags {
     set[0].revents()
 }
 
+/// Waits until `condition` holds, for [`SURELY`] at most, and says whether it does.
+pub fn eventually(mut condition: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + SURELY;
+    while !condition() {
+        if Instant::now() > end {
+            return false;
+        }
+        std::thread::yield_now();
+    }
+    true
+}
+
 /// Waits until `condition` holds.
 ///
 /// # Panics
 ///
 /// When it does not for [`SURELY`], with `what` it was.
-pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let end = Instant::now() + SURELY;
-    while !condition() {
-        assert!(Instant::now() < end, "{what}: still not so after {SURELY:?}");
-        std::thread::yield_now();
-    }
+pub fn wait_until(what: &str, condition: impl FnMut() -> bool) {
+    assert!(eventually(condition), "{what}: still not so after {SURELY:?}");
 }
 
 /// Waits until poll shows all of `flags` on `fd`.

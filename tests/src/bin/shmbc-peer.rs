@@ -25,7 +25,7 @@ enum Listener {
 
 enum Stream {
     Tcp(TcpStream),
-    Shm(ShmStream),
+    Shm(Box<ShmStream>),
 }
 
 macro_rules! on {
@@ -116,14 +116,14 @@ impl Peer {
             Command::Accept => {
                 let stream = match self.listener.as_ref().ok_or_else(|| io::Error::other("listen first"))? {
                     Listener::Tcp(listener) => Stream::Tcp(listener.accept().await?.0),
-                    Listener::Shm(listener) => Stream::Shm(listener.accept().await?.0),
+                    Listener::Shm(listener) => Stream::Shm(Box::new(listener.accept().await?.0)),
                 };
                 self.keep(stream, [Pattern::new(2), Pattern::new(1)])
             }
             Command::Connect(kind, address) => {
                 let stream = match kind {
                     Kind::Tcp => Stream::Tcp(TcpStream::connect(address).await?),
-                    Kind::Shm => Stream::Shm(ShmStream::connect(address).await?),
+                    Kind::Shm => Stream::Shm(Box::new(ShmStream::connect(address).await?)),
                 };
                 self.keep(stream, [Pattern::new(1), Pattern::new(2)])
             }
