@@ -36,6 +36,10 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 /// How long a host may take to answer `Hello`.
 const WELCOME: Duration = Duration::from_secs(5);
 
+/// How long a dropped stream's socket waits for a token. The peer writes it right after publishing its switch, so only one
+/// that is stopped or dead takes longer.
+const LEAVING: Duration = Duration::from_secs(5);
+
 /// Most frames that wait for a host that does not read. Beyond that the session is given up.
 const OUTBOX_MAX: usize = 100_000;
 
@@ -53,6 +57,17 @@ struct Agent {
 enum Command {
     Offer(Box<Claim>),
     Close(OfferId),
+    CloseBehindToken(Leaving),
+}
+
+/// The socket of a stream that was dropped while its peer's token was on its way. Its write side is shut; it is closed once
+/// the token has come, because closing it before would be answered with a reset.
+#[derive(Debug)]
+struct Leaving {
+    socket: OwnedFd,
+    /// Bytes of the token still to come.
+    left: usize,
+    until: Instant,
 }
 
 /// One stream's wish for an upgrade.
@@ -96,6 +111,13 @@ pub(crate) fn close(id: OfferId) {
     }
 }
 
+/// Closes the socket of a dropped stream once the rest of its peer's token, `left` bytes, has come.
+pub(crate) fn close_behind_token(socket: OwnedFd, left: usize) {
+    if let Some(agent) = agent() {
+        agent.send(Command::CloseBehindToken(Leaving { socket, left, until: Instant::now() + LEAVING }));
+    }
+}
+
 /// What the host service has said about `ip`.
 pub(crate) fn locality(ip: IpAddr) -> Locality {
     match agent() {
@@ -123,7 +145,8 @@ fn start(path: &'static Path) -> io::Result<&'static Agent> {
         locality: RwLock::default(),
         process: std::process::id(),
     }));
-    let talk = Talk { agent, path, session: None, claims: HashMap::new(), retry: Retry::default() };
+    let talk =
+        Talk { agent, path, session: None, claims: HashMap::new(), leaving: Vec::new(), retry: Retry::default() };
     std::thread::Builder::new().name("shmbc-agent".into()).spawn(move || talk.run())?;
     Ok(agent)
 }
@@ -144,6 +167,7 @@ struct Talk {
     session: Option<Session>,
     /// Every stream that was offered or wants to be, until it is closed.
     claims: HashMap<OfferId, Claim>,
+    leaving: Vec<Leaving>,
     retry: Retry,
 }
 
@@ -200,6 +224,7 @@ impl Talk {
     /// Sleeps until something happens, then sends and receives what there is. An error ends the session.
     fn turn(&mut self) -> io::Result<()> {
         let mut fds = vec![PollFd::new(self.agent.wake.as_fd(), PollFlags::POLLIN)];
+        fds.extend(self.leaving.iter().map(|leaving| PollFd::new(leaving.socket.as_fd(), PollFlags::POLLIN)));
         let timeout = match &self.session {
             Some(session) => {
                 let out = if session.outbox.is_empty() { PollFlags::empty() } else { PollFlags::POLLOUT };
@@ -208,6 +233,8 @@ impl Talk {
             }
             None => self.retry.at.map(|at| at.saturating_duration_since(Instant::now())),
         };
+        let leaving = self.leaving.iter().map(|leaving| leaving.until.saturating_duration_since(Instant::now()));
+        let timeout = timeout.into_iter().chain(leaving).min();
         // Rounded up: a timeout of a fraction of a millisecond must not become a busy loop.
         let timeout = timeout
             .map_or(PollTimeout::NONE, |t| PollTimeout::try_from(t.as_millis() as i32 + 1).unwrap_or(PollTimeout::MAX));
@@ -216,6 +243,7 @@ impl Talk {
             Err(error) => return Err(error.into()),
         }
         self.agent.wake.take()?;
+        self.leaving.retain_mut(|leaving| !leaving.is_over());
         if self.session.is_some() {
             self.flush()?;
             while let Some(received) = self.receive()? {
@@ -233,6 +261,7 @@ impl Talk {
 
     fn carry_out(&mut self, command: Command) {
         match command {
+            Command::CloseBehindToken(leaving) => self.leaving.push(leaving),
             Command::Offer(claim) => {
                 let id = claim.id;
                 self.claims.insert(id, *claim);
@@ -383,6 +412,21 @@ impl Talk {
             if upgrade.on(Event::HostLost) == Phase::Tcp(Reason::NotYet) {
                 upgrade.stay(Reason::NoHost);
             }
+        }
+    }
+}
+
+impl Leaving {
+    /// Takes what has come of the token. True when the socket can be closed.
+    fn is_over(&mut self) -> bool {
+        let mut token = [0; 16];
+        match rustix::net::recv(&self.socket, &mut token[..self.left], rustix::net::RecvFlags::DONTWAIT) {
+            Ok((_, n)) => {
+                self.left -= n;
+                n == 0 || self.left == 0
+            }
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Instant::now() >= self.until,
+            Err(_) => true,
         }
     }
 }

@@ -197,7 +197,8 @@ impl Core {
                 Send::Token(rest) => match self.tcp().try_write(rest) {
                     Ok(n) => write.link.token_sent(n),
                     Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                        if self.tcp().poll_write_ready(&mut self.upgrade.context()).is_pending() {
+                        let ready = self.tcp().poll_write_ready(&mut self.upgrade.context());
+                        if !matches!(ready, Poll::Ready(Ok(()))) {
                             return;
                         }
                     }
@@ -216,10 +217,7 @@ impl Core {
             return false;
         }
         match tcp_position(self.tcp()) {
-            Ok(position) if position.written == sent => {
-                write.link.begin_switch(granted);
-                true
-            }
+            Ok(position) if position.written == sent => write.link.begin_switch(granted),
             Ok(position) => {
                 let counted = sent;
                 tracing::warn!(
@@ -265,10 +263,7 @@ impl Core {
     /// Takes the peer's token if it is next: nobody may be reading while `upgraded` waits. Leaves the program's bytes alone.
     fn take_token(&self, read: &mut ReadSide) {
         while !read.link.switched() {
-            let next_is_token = |link: &Receiving| {
-                self.upgrade.granted().is_some_and(|granted| granted.peer_switched() == link.on_tcp())
-            };
-            if next_is_token(&read.link) {
+            if self.next_is_token(read) {
                 // Never more than the token: what may follow it is a probe, and those are the lifeline's.
                 let mut token = [0; 16];
                 match self.tcp().try_read(&mut token[..read.link.token_left()]) {
@@ -281,7 +276,8 @@ impl Core {
                     Err(_) => return,
                 }
             }
-            if self.tcp().poll_read_ready(&mut self.upgrade.context()).is_pending() {
+            // An error: the runtime is gone.
+            if !matches!(self.tcp().poll_read_ready(&mut self.upgrade.context()), Poll::Ready(Ok(()))) {
                 return;
             }
             // Readable, but by what? A look that takes nothing and clears stale readiness.
@@ -290,7 +286,7 @@ impl Core {
             });
             match look {
                 Ok((_, 0)) => return self.progressed(Progress::RECEIVE_ENDED),
-                Ok(_) if next_is_token(&read.link) => {}
+                Ok(_) if self.next_is_token(read) => {}
                 // The program's bytes come first; whoever reads them goes on with the token.
                 Ok(_) => return,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
@@ -821,22 +817,40 @@ impl Core {
         }
     }
 
-    /// The stream is dropped. What TCP does with unread bytes is done for those in the ring: a reset.
-    pub(crate) fn close(&self, read: &mut ReadSide) {
-        if self.tcp.is_none() {
-            return;
+    /// The stream is dropped. What TCP does with the program's unread bytes is done for those in the ring: a reset. Bytes that
+    /// are not the program's, a token or probes, must not cause one.
+    pub(crate) fn close(&mut self, read: &mut ReadSide) {
+        let Some(tcp) = &self.tcp else { return };
+        if let Some(granted) = self.upgrade.granted()
+            && !read.link.switched()
+            && !granted.forbid_switch()
+        {
+            self.take_token(read);
         }
         if let Some(consumer) = read.link.ring() {
             if consumer.filled().is_ok_and(|n| n > 0) {
-                let _ = SockRef::from(self.tcp()).set_linger(Some(std::time::Duration::ZERO));
+                let _ = SockRef::from(tcp).set_linger(Some(std::time::Duration::ZERO));
             } else if self.upgrade.is_shut() {
-                // The peer's probes are nothing that anybody has missed.
                 let _ = self.lifeline(read);
             }
         }
+        let token_on_its_way = self.next_is_token(read).then(|| read.link.token_left());
         if self.upgrade.was_claimed() {
             agent::close(self.upgrade.id);
         }
+        if let Some(left) = token_on_its_way
+            && let Some(tcp) = self.tcp.take()
+            && SockRef::from(&tcp).shutdown(std::net::Shutdown::Write).is_ok()
+            && let Ok(tcp) = tcp.into_std()
+        {
+            agent::close_behind_token(tcp.into(), left);
+        }
+    }
+
+    /// Whether the next byte by TCP is one of the peer's token, come or not.
+    fn next_is_token(&self, read: &ReadSide) -> bool {
+        let switched_at = self.upgrade.granted().and_then(shmbc::link::Granted::peer_switched);
+        switched_at.is_some() && switched_at == read.link.on_tcp()
     }
 
     /// The peer broke the format: the connection is reset, for both ends, now.

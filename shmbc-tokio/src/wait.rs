@@ -139,10 +139,11 @@ impl Waiting {
     }
 }
 
-/// Whether this process can only ever run on one CPU: then the peer cannot run while we poll.
+/// Whether the machine has one CPU: then the peer cannot run while we poll. (Not whether this process may use only one: its
+/// peer may use another, and where both share one, the CPUs they publish say so.)
 fn one_cpu() -> bool {
     static ONE: OnceLock<bool> = OnceLock::new();
-    *ONE.get_or_init(|| std::thread::available_parallelism().is_ok_and(|n| n.get() == 1))
+    *ONE.get_or_init(|| nix::unistd::sysconf(nix::unistd::SysconfVar::_NPROCESSORS_ONLN) == Ok(Some(1)))
 }
 
 #[cfg(test)]

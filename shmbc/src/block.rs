@@ -97,7 +97,7 @@ impl Block {
             sleeps: read(words.producer_sleeps).saturating_add(read(words.consumer_sleeps)),
             full: read(words.full),
             empty: read(words.empty),
-            switched_at: read(words.switched).checked_sub(1),
+            switched_at: read(words.switched).checked_sub(1).filter(|&at| at != layout::FORBIDDEN - 1),
         }
     }
 

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! All words are `u64`, naturally aligned, each with exactly one writer, but for the two need-wakeup marks,
-//! which one side sets and the other takes. Words with different writers never share 128 bytes (two lines:
+//! which one side sets and the other takes, and the word in which one side switches unless the other forbids it. Words with different writers never share 128 bytes (two lines:
 //! processors fetch lines in pairs).
 
 /// First word of every block: `SHMBC` and the byte order mark.
@@ -19,6 +19,9 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"SHMBC\0\x01\x02");
 
 /// Version of this layout.
 pub const VERSION: u64 = 1;
+
+/// In [`Words::switched`]: the consumer has closed, no token may follow.
+pub const FORBIDDEN: u64 = u64::MAX;
 
 /// Spacing between words of different writers, in bytes.
 pub const LINE: usize = 128;
@@ -85,7 +88,8 @@ pub struct Words {
     pub tail: Word,
     /// Producer: the CPU it last published from, plus one; 0 = not yet known.
     pub producer_cpu: Word,
-    /// Producer: 0, or the number of bytes it sent by TCP before the switch, plus one.
+    /// 0; the number of bytes the producer sent by TCP before it switched, plus one; or [`FORBIDDEN`], if the consumer closed
+    /// first. Whoever comes first sets it, once.
     pub switched: Word,
     /// Producer: not 0 once it has shut its write side and will go on reading.
     pub half_closed: Word,

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::control::message::End;
-use crate::layout::{Sizes, Words};
+use crate::layout::{FORBIDDEN, Sizes, Words};
 use crate::ring::{Consumer, Producer};
 use crate::sync::{Arc, Ordering};
 use crate::sys::Mapping;
@@ -92,17 +92,31 @@ impl Granted {
         Words::of(self.end.receives())
     }
 
-    /// Publishes that this end sent `sent` bytes by TCP and that its token follows.
-    pub(super) fn publish_switch(&self, sent: u64) {
-        // Pairs with the Acquire in `peer_switched`. The token goes through the kernel after this store.
-        self.memory.word(self.mine().switched).store(sent + 1, Ordering::Release);
+    /// Publishes that this end sent `sent` bytes by TCP and that its token follows. False: the other end has closed, and no
+    /// token may follow.
+    pub(super) fn publish_switch(&self, sent: u64) -> bool {
+        let word = self.memory.word(self.mine().switched);
+        // Release pairs with the Acquire in `peer_switched`. The token goes through the kernel after this store.
+        word.compare_exchange(0, sent + 1, Ordering::Release, Ordering::Relaxed).is_ok()
     }
 
     /// How many bytes the other end says it sent by TCP before its token, if it has switched. A claim.
     #[inline]
     pub fn peer_switched(&self) -> Option<u64> {
         // Pairs with the Release in `publish_switch`.
-        self.memory.word(self.peers().switched).load(Ordering::Acquire).checked_sub(1)
+        match self.memory.word(self.peers().switched).load(Ordering::Acquire) {
+            0 | FORBIDDEN => None,
+            switched => Some(switched - 1),
+        }
+    }
+
+    /// Forbids the other end to switch, because this end is about to close its socket. A token that came to a closed socket
+    /// would be answered with a reset, which destroys what this end has written and the other has not yet read. False: too
+    /// late, the token is there or on its way.
+    pub fn forbid_switch(&self) -> bool {
+        let word = self.memory.word(self.peers().switched);
+        // Acquire on failure pairs with the Release in `publish_switch`.
+        word.compare_exchange(0, FORBIDDEN, Ordering::Relaxed, Ordering::Acquire).is_ok()
     }
 
     /// Tells the other end that the FIN which follows closes only this end's write side. To be called before

@@ -73,15 +73,18 @@ impl Sending {
         matches!(self.state, State::Ring(_))
     }
 
-    /// Publishes where this direction switches. From here on only the token goes by TCP. Does nothing after the first time.
+    /// Publishes where this direction switches. From here on only the token goes by TCP. False, and nothing is done, when it has
+    /// switched before or when the other end has closed.
     ///
     /// The caller knows that both ends are ready, that no write of the program's is half done, and that the count
     /// is the socket's true position.
-    pub fn begin_switch(&mut self, granted: &Granted) {
-        if let State::Tcp { sent } = self.state {
-            granted.publish_switch(sent);
-            self.state = State::Token { token: *granted.send_token(), written: 0, then: granted.producer() };
+    pub fn begin_switch(&mut self, granted: &Granted) -> bool {
+        let State::Tcp { sent } = self.state else { return false };
+        if !granted.publish_switch(sent) {
+            return false;
         }
+        self.state = State::Token { token: *granted.send_token(), written: 0, then: granted.producer() };
+        true
     }
 
     /// `n` bytes of the token went by TCP.

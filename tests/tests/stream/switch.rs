@@ -133,3 +133,28 @@ fn peek_when_it_meets_the_token_shows_only_the_programs_bytes() {
         }
     });
 }
+
+#[test]
+fn end_when_it_closes_while_its_peer_switches_closes_in_order_and_loses_nothing() {
+    run(async {
+        for round in 0..300_usize {
+            let (mut a, mut b) = fresh().await;
+            let said = vec![round as u8; 1 + round * 1000];
+            for stream in [&a, &b] {
+                tokio::select! { biased; _ = stream.upgraded() => {}, () = std::future::ready(()) => {} }
+            }
+            // `a` writes and closes at some moment of the upgrade; `b` writes nothing but, maybe, its token.
+            let closer = tokio::spawn(async move {
+                a.write_all(&said).await.unwrap();
+                for _ in 0..round % 20 {
+                    tokio::task::yield_now().await;
+                }
+                drop(a);
+            });
+            let mut heard = Vec::new();
+            b.read_to_end(&mut heard).await.unwrap_or_else(|error| panic!("round {round}: {error}"));
+            assert_eq!(heard, vec![round as u8; 1 + round * 1000]);
+            closer.await.unwrap();
+        }
+    });
+}
