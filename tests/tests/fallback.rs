@@ -21,6 +21,8 @@ const NO_HOST: &str = "no host service";
 fn main() -> ExitCode {
     suite(vec![
         test("peers_when_on_one_host_use_shared_memory", peers_on_one_host_use_shared_memory),
+        test("peers_when_in_two_namespaces_of_one_host_use_shared_memory", peers_in_two_namespaces_use_shared_memory)
+            .needs(Need::NetNs),
         test("peer_when_on_another_machine_stays_tcp_as_remote", peer_on_another_machine_is_remote).needs(Need::NetNs),
         test("plain_client_when_the_server_tries_to_upgrade_sees_no_stray_byte", plain_client_sees_no_stray_byte),
         test("plain_server_when_the_client_tries_to_upgrade_sees_no_stray_byte", plain_server_sees_no_stray_byte),
@@ -111,13 +113,27 @@ impl Conversation {
 
 fn peers_on_one_host_use_shared_memory() {
     let host = HostProcess::start();
-    let mut talk = Conversation::both(Kind::Shm, &Setup::with_host(host.socket()));
+    uses_shared_memory(Conversation::both(Kind::Shm, &Setup::with_host(host.socket())));
+}
+
+/// What every other test here lacks something of.
+fn uses_shared_memory(mut talk: Conversation) {
     talk.chat();
     assert_eq!(talk.upgraded(), ("upgraded".into(), "upgraded".into()));
     assert_eq!(talk.paths(), (SHARED_MEMORY.into(), SHARED_MEMORY.into()));
+    let pid = |peer: &Peer| Answer::Pid(i32::try_from(peer.pid()).ok());
+    assert_eq!(talk.client.ask(&Command::Identity(talk.c)), pid(&talk.server));
+    assert_eq!(talk.server.ask(&Command::Identity(talk.s)), pid(&talk.client));
     talk.bulk(20 << 20);
     talk.chat();
     talk.closes();
+}
+
+fn peers_in_two_namespaces_use_shared_memory() {
+    let cable = NetNs::pair();
+    let host = HostProcess::start();
+    let [a, b] = [0, 1].map(|i| Setup::with_host(host.socket()).in_netns(cable.name(i)));
+    uses_shared_memory(Conversation::begin((&a, Kind::Shm), (&b, Kind::Shm), NetNs::ADDRESSES[1]));
 }
 
 fn peer_on_another_machine_is_remote() {
