@@ -10,7 +10,7 @@
 //!
 //! Either the producer sees the mark or the consumer sees the new tail; without both fences each could miss the
 //! other's store (store buffering) and the consumer would sleep on a full ring. The other way round for a full ring.
-//! Nobody sleeping means no system call. `tests/loom.rs` holds the models.
+//! Nobody sleeping means no system call. `models/ring.rs` holds the loom models.
 
 mod consumer;
 mod cursor;

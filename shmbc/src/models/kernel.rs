@@ -20,6 +20,7 @@ struct State {
     edges: u64,
     incoming: VecDeque<u8>,
     fin: bool,
+    closed: bool,
 }
 
 /// What a read of the socket returned.
@@ -46,12 +47,23 @@ impl Kernel {
 
     /// Bytes come by TCP.
     pub(super) fn deliver(&self, bytes: &[u8]) {
-        self.change(|state| state.incoming.extend(bytes));
+        self.change(|state| {
+            assert!(!state.closed, "bytes to a closed socket: its kernel answers with a reset");
+            state.incoming.extend(bytes);
+        });
     }
 
     /// The other end shut its write side, or died.
     pub(super) fn deliver_fin(&self) {
         self.change(|state| state.fin = true);
+    }
+
+    /// This end closes its socket, with nothing unread.
+    pub(super) fn close(&self) {
+        self.change(|state| {
+            assert!(state.incoming.is_empty(), "closed with unread bytes: the kernel sends a reset");
+            state.closed = true;
+        });
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {

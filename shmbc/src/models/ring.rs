@@ -1,5 +1,6 @@
 //! One ring, both ends of which sleep whenever they can: no lost wake-up, every byte once, in order and race-free.
 
+use std::io::IoSlice;
 use std::sync::Arc;
 
 use loom::thread;
@@ -11,11 +12,16 @@ use crate::ring::{Consumer, Producer, Wake};
 use crate::sync;
 use crate::sys::Mapping;
 
-/// Writes `bytes`, at most `piece` at a time, and sleeps when the ring is full.
+/// Writes `bytes`, at most `piece` at a time and those in two slices, and sleeps when the ring is full.
 fn produce(mut producer: Producer, bytes: &[u8], piece: usize, here: &Kernel, there: &Kernel) {
     let (mut left, mut seen) = (bytes, Seen::default());
     while !left.is_empty() {
-        let (n, wake) = producer.write(&left[..piece.min(left.len())]).unwrap();
+        let (first, second) = left[..piece.min(left.len())].split_at(1);
+        let (n, wake) = if second.is_empty() {
+            producer.write(first).unwrap()
+        } else {
+            producer.write_vectored(&[IoSlice::new(first), IoSlice::new(second)]).unwrap()
+        };
         if wake == Wake::Peer {
             there.ring();
         }

@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 use loom::cell::UnsafeCell;
 
 use crate::layout::{Direction, HEADER, Sizes, Word, Words};
-use crate::sync::AtomicU64;
+use crate::sync::{AtomicU64, Ordering};
 
 /// Stands for a mapped block.
 #[derive(Debug)]
 pub struct Mapping {
-    words: BTreeMap<Word, AtomicU64>,
+    words: BTreeMap<Word, WordCell>,
     payload: Vec<UnsafeCell<u8>>,
 }
 
@@ -22,15 +22,16 @@ unsafe impl Sync for Mapping {}
 impl Mapping {
     /// A zeroed block.
     pub fn model(sizes: Sizes) -> Self {
-        let words = Direction::BOTH.iter().flat_map(|&d| Words::of(d).all());
-        Self {
-            words: words.map(|w| (w, AtomicU64::new(0))).collect(),
-            payload: (HEADER..sizes.block_len()).map(|_| UnsafeCell::new(0)).collect(),
-        }
+        let words = Direction::BOTH.iter().flat_map(|&d| {
+            let words = Words::of(d);
+            let marks = [words.consumer_waits, words.producer_waits];
+            words.all().map(|w| (w, WordCell { value: AtomicU64::new(0), is_mark: marks.contains(&w) }))
+        });
+        Self { words: words.collect(), payload: (HEADER..sizes.block_len()).map(|_| UnsafeCell::new(0)).collect() }
     }
 
     /// One word of the header.
-    pub(crate) fn word(&self, word: Word) -> &AtomicU64 {
+    pub(crate) fn word(&self, word: Word) -> &WordCell {
         &self.words[&word]
     }
 
@@ -52,6 +53,45 @@ impl Mapping {
                 *byte = unsafe { *p };
             });
         }
+    }
+}
+
+/// One word of the header.
+#[derive(Debug)]
+pub(crate) struct WordCell {
+    value: AtomicU64,
+    /// A need-wakeup mark: the only words that both sides write more than once.
+    is_mark: bool,
+}
+
+impl WordCell {
+    pub(crate) fn load(&self, order: Ordering) -> u64 {
+        self.value.load(order)
+    }
+
+    /// Stores; a mark by swapping. Loom 0.7 does not know that a swap stands directly behind the store it read: it lets a
+    /// mark that was set after the other side's swap be overwritten by that swap, and then reports a lost wake-up that no
+    /// memory model allows. A swap of the same ordering puts the stores of a mark in one order and synchronizes nothing more.
+    pub(crate) fn store(&self, value: u64, order: Ordering) {
+        if self.is_mark {
+            self.value.swap(value, order);
+        } else {
+            self.value.store(value, order);
+        }
+    }
+
+    pub(crate) fn swap(&self, value: u64, order: Ordering) -> u64 {
+        self.value.swap(value, order)
+    }
+
+    pub(crate) fn compare_exchange(
+        &self,
+        current: u64,
+        new: u64,
+        success: Ordering,
+        failure: Ordering,
+    ) -> Result<u64, u64> {
+        self.value.compare_exchange(current, new, success, failure)
     }
 }
 
