@@ -39,7 +39,11 @@ pub(crate) fn facts() -> Vec<Test> {
     ]
 }
 
-const PULL: Need = Need::Linux(5, 6, "pidfd_getfd");
+/// Where not even an own descriptor can be pulled, a seccomp filter or an old kernel (before 5.6) forbids the call.
+const PULL: Need = Need::Other("the right to call pidfd_getfd", || {
+    let me = pidfd_open(rustix::process::getpid(), PidfdFlags::empty());
+    me.and_then(|me| pidfd_getfd(&me, number(&me), PidfdGetfdFlags::empty())).is_ok()
+});
 
 /// A process of its own that has connected, its Unix socket as seen from here, and a Unix socket to dismiss it.
 struct Peer {
