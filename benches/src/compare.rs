@@ -11,6 +11,7 @@ use std::time::Instant;
 use indicatif::{ProgressBar, ProgressStyle};
 use shmbc_host::{Docker, Host, HostConfig};
 
+use crate::cores;
 use crate::names::{Contender, Measure, Placement};
 use crate::pair::{Bridge, Pair, Worker};
 use crate::placement::{self, Cpus};
@@ -34,6 +35,8 @@ pub(crate) struct Results {
     pub(crate) cells: BTreeMap<Key, Cell>,
     /// What could not be measured here, and why; no error.
     pub(crate) skipped: Vec<String>,
+    /// Before each round, the round trip of a cache line between the cores of `two-cores`, ns.
+    pub(crate) core_to_core: Vec<f64>,
     /// What failed.
     pub(crate) failed: Vec<String>,
 }
@@ -86,7 +89,11 @@ async fn measure(plan: &Plan) -> Result<Results, String> {
     let mut results = Results::default();
     let mut stage = set_up(plan, &mut results).await?;
     let bar = progress(plan);
+    let apart = placement::cpus(Placement::TwoCores).ok();
     for round in 0..plan.rounds {
+        if let Some(Cpus { server, client }) = &apart {
+            results.core_to_core.extend(cores::round_trip(server[0], client[0]));
+        }
         for &measure in &plan.measures {
             for &placement in &plan.placements {
                 for size in plan.sizes(measure) {

@@ -4,14 +4,16 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::compare::Results;
 use crate::placement;
 use crate::plan::Plan;
+use crate::stats::median;
 
 /// Cargo.lock of this build: the versions that really run.
 const LOCK: &str = include_str!("../../../Cargo.lock");
 
 /// The block that describes machine, versions and run, a line each.
-pub(super) fn lines(plan: &Plan, took: Duration) -> Vec<String> {
+pub(super) fn lines(plan: &Plan, results: &Results, took: Duration) -> Vec<String> {
     let cpus = placement::allowed().map_or_else(|e| e.to_string(), |cpus| format!("{cpus:?}"));
     vec![
         format!("date      {}", utc(SystemTime::now())),
@@ -21,6 +23,7 @@ pub(super) fn lines(plan: &Plan, took: Duration) -> Vec<String> {
             if virtual_machine() { ", in a virtual machine" } else { "" }
         ),
         format!("cores     {} online, {cpus} allowed; caches {}", read("/sys/devices/system/cpu/online"), caches()),
+        format!("apart     a cache line from core to core and back: {}", apart(&results.core_to_core)),
         format!("numa      nodes {}", read("/sys/devices/system/node/online")),
         format!("governor  {}", read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
         format!("kernel    {} {}", read("/proc/sys/kernel/ostype"), read("/proc/sys/kernel/osrelease")),
@@ -39,6 +42,16 @@ pub(super) fn lines(plan: &Plan, took: Duration) -> Vec<String> {
             took.as_secs_f64()
         ),
     ]
+}
+
+/// Median and spread over the rounds.
+fn apart(rounds: &[f64]) -> String {
+    let least = rounds.iter().copied().reduce(f64::min);
+    let most = rounds.iter().copied().reduce(f64::max);
+    match (median(rounds), least, most) {
+        (Some(median), Some(least), Some(most)) => format!("{median:.0} ns ({least:.0}..{most:.0})"),
+        _ => "not measured".into(),
+    }
 }
 
 fn read(path: &str) -> String {

@@ -24,7 +24,7 @@ pub(crate) fn print(plan: &Plan, results: &Results, took: Duration) -> io::Resul
     block(&mut out, "Goals (shmbc-adaptive)", &goals::lines(results))?;
     block(&mut out, "Skipped", &results.skipped)?;
     block(&mut out, "Failed", &results.failed)?;
-    block(&mut out, "Machine", &machine::lines(plan, took))?;
+    block(&mut out, "Machine", &machine::lines(plan, results, took))?;
     out.flush()
 }
 
