@@ -139,8 +139,12 @@ impl Broker {
             .map_err(Refusal::Policy)
             .and_then(|()| self.quota.charge(clients, self.rules.block_bytes).map_err(Refusal::Quota));
         if let Err(refusal) = allowed {
-            self.refuse(id, None, refusal.clone(), decisions);
-            self.turn_away(end, refusal, now, decisions);
+            self.table.remove(id);
+            for end in [&other, &end] {
+                self.quota.leave(&end.client.key);
+                decisions.push(Decision::Refuse(end.key, refusal.clone()));
+            }
+            self.table.remember(&[other, end], now, refusal);
             return;
         }
         let ends = [other.key, end.key];

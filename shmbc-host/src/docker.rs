@@ -153,6 +153,8 @@ fn concerns(event: models::EventMessage) -> Option<String> {
 
 async fn look_again(docker: &bollard::Docker, hub: &Hub, id: &str) -> Result<(), Lost> {
     let container = inspect(docker, id).await?;
+    // A new network gave the host a new bridge with an address of its own.
+    hub.learn_own();
     hub.with_containers(|containers| match container {
         Some(container) => containers.insert(container),
         None => containers.remove(id),

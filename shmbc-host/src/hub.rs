@@ -3,18 +3,19 @@
 //! Shared by all sessions, the Docker watcher and the clock. Decisions are carried out under the lock, so that an end is
 //! told things in the order in which they were decided; nothing done under it waits for anybody.
 
+mod addresses;
+mod report;
+
 use std::collections::HashMap;
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use shmbc::block::Block;
 use shmbc::control::message::{
-    ConnectionRow, ConnectionState, ContainerRow, Decline, End as EndName, EndRow, Grant, Identity, LocalEntry, Offer,
-    OfferId, Refusal, ToClient,
+    Decline, End as EndName, Grant, Identity, LocalEntry, Offer, OfferId, Refusal, ToClient,
 };
 use shmbc::doorbell;
 use shmbc::layout::{Direction, Sizes};
@@ -22,39 +23,16 @@ use shmbc::link::SwitchToken;
 use tokio::sync::{Notify, mpsc, watch};
 use tracing::{debug, warn};
 
+pub use self::report::Counts;
 use crate::broker::{Broker, Decision, Release, Rules};
 use crate::config::HostConfig;
 use crate::identity::Client;
 use crate::pool::Pool;
 use crate::prove::{Own, Proof};
 use crate::session::outbox::{GrantFds, Outbox};
-use crate::table::connections::{ConnectionId, End, EndFacts, EndKey, Gone, Phase, Scope, SessionId};
-use crate::table::containers::{Container, Containers, cut};
+use crate::table::connections::{ConnectionId, End, EndKey, Gone, Scope, SessionId};
+use crate::table::containers::Containers;
 use crate::twin::plain;
-
-/// How long a new session waits for Docker to tell about its container.
-const KNOWN_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// What a service holds at one moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Clients that are connected.
-    pub sessions: usize,
-    /// Containers in the table.
-    pub containers: usize,
-    /// Offers that wait for their twin.
-    pub offers: usize,
-    /// Connections whose ends have grants but not both are ready.
-    pub granted: usize,
-    /// Connections that were told to go and that not both ends have left.
-    pub established: usize,
-    /// Blocks in use, or not yet given back to the machine; without the stock.
-    pub blocks: usize,
-    /// Size of those blocks, touched or not.
-    pub block_bytes: u64,
-    /// Descriptors open in the whole process.
-    pub fds: usize,
-}
 
 #[derive(Debug)]
 struct State {
@@ -314,155 +292,6 @@ impl Hub {
         state.blocks.insert(id, block);
         Ok(())
     }
-
-    // --- containers and addresses
-
-    /// Changes the container table; tells all clients if addresses came or went.
-    pub(crate) fn with_containers(&self, change: impl FnOnce(&mut Containers)) {
-        let mut state = self.state();
-        change(&mut state.containers);
-        self.publish_locality(&state);
-        self.containers_changed.notify_waiters();
-    }
-
-    /// Takes over Docker's whole list.
-    pub(crate) fn with_containers_replaced(&self, list: Vec<Container>) {
-        self.with_containers(|containers| containers.replace(list));
-    }
-
-    /// Takes over addresses of a client's network namespace, if it is one whose word counts: an ordinary user can give a
-    /// namespace of his own any addresses, and would have everybody offer connections to them.
-    pub(crate) fn learn(&self, session: SessionId, client: &Client) {
-        if !client.contained && client.uid != 0 && client.uid != self.own.uid {
-            return;
-        }
-        let addresses = client.addresses();
-        self.with_containers(|containers| containers.learn(session, addresses));
-    }
-
-    /// The host's own addresses: those of the service's network namespace, and of the machine's first process if that is
-    /// another one (the service runs in a container).
-    pub(crate) fn learn_own(&self) {
-        let mut addresses: Vec<IpAddr> = crate::identity::namespace_addresses(1);
-        if let Ok(interfaces) = nix::ifaddrs::getifaddrs() {
-            addresses.extend(interfaces.filter_map(|interface| {
-                let address = interface.address?;
-                let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
-                v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
-            }));
-        }
-        self.with_containers(|containers| containers.set_host(addresses));
-    }
-
-    fn publish_locality(&self, state: &State) {
-        let entries = state.containers.locality();
-        self.locality.send_if_modified(|current| {
-            let changed = **current != entries;
-            if changed {
-                *current = Arc::new(entries);
-            }
-            changed
-        });
-    }
-
-    pub(crate) fn locality(&self) -> watch::Receiver<Arc<Vec<LocalEntry>>> {
-        self.locality.subscribe()
-    }
-
-    /// Whether Docker tells about containers now.
-    pub(crate) fn set_docker_up(&self, up: bool) {
-        self.docker_up.store(up, Ordering::Relaxed);
-    }
-
-    /// Waits until Docker has told about this client's container, if Docker is there and does so in time: its labels may
-    /// forbid what it is about to ask for.
-    pub(crate) async fn know(&self, client: &Client) {
-        let Some(id) = &client.container else { return };
-        let known = async {
-            loop {
-                let changed = self.containers_changed.notified();
-                if !self.docker_up.load(Ordering::Relaxed) || self.state().containers.get(id).is_some() {
-                    return;
-                }
-                // A full queue means that it is looking at others; the list it makes now and then has them all.
-                let _ = self.asks.try_send(id.clone());
-                changed.await;
-            }
-        };
-        if tokio::time::timeout(KNOWN_TIMEOUT, known).await.is_err() {
-            debug!(container = id, "Docker does not know this container");
-        }
-    }
-
-    // --- for people
-
-    /// The connection table, oldest first, then the last ones that were refused.
-    pub(crate) fn connection_rows(&self) -> Vec<ConnectionRow> {
-        let state = self.state();
-        let now = Instant::now();
-        let age = |since: Instant| now.saturating_duration_since(since).as_millis() as u64;
-        let mut rows: Vec<_> = state.broker.table.rows().collect();
-        rows.sort_by_key(|row| row.id);
-        let live = rows.into_iter().map(|row| {
-            let block = state.blocks.get(&row.id);
-            ConnectionRow {
-                state: match row.phase {
-                    Phase::Waiting => ConnectionState::Offered,
-                    Phase::Granted(_) => ConnectionState::Granted,
-                    Phase::Established([None, None]) => ConnectionState::Established,
-                    Phase::Established(_) => ConnectionState::Closing,
-                },
-                ends: row.ends.iter().map(|end| state.end_row(end.into())).collect(),
-                bytes: block.map_or([0; 2], |b| Direction::BOTH.map(|d| b.stats(d).produced)),
-                block: block.map_or(0, |b| b.sizes().block_len() as u64),
-                age_ms: age(row.since),
-                refusal: None,
-            }
-        });
-        let refused = state.broker.table.refused().map(|row| ConnectionRow {
-            state: ConnectionState::Refused,
-            ends: row.ends.iter().map(|end| state.end_row(end.clone())).collect(),
-            bytes: [0; 2],
-            block: 0,
-            age_ms: age(row.since),
-            refusal: Some(row.refusal.clone()),
-        });
-        live.chain(refused).collect()
-    }
-
-    /// The container table.
-    pub(crate) fn container_rows(&self) -> Vec<ContainerRow> {
-        let state = self.state();
-        let mut connections = HashMap::new();
-        for row in state.broker.table.rows().filter(|row| matches!(row.phase, Phase::Established(_))) {
-            for id in row.ends.iter().filter_map(|end| end.client.container.clone()) {
-                *connections.entry(id).or_insert(0) += 1;
-            }
-        }
-        state.containers.rows(&connections)
-    }
-
-    pub(crate) fn counts(&self) -> Counts {
-        let state = self.state();
-        let mut counts = Counts {
-            sessions: state.sessions.len(),
-            containers: state.containers.len(),
-            blocks: self.pool.out(),
-            block_bytes: self.pool.out() as u64 * self.sizes.block_len() as u64,
-            ..Counts::default()
-        };
-        for row in state.broker.table.rows() {
-            match row.phase {
-                Phase::Waiting => counts.offers += 1,
-                Phase::Granted(_) => counts.granted += 1,
-                Phase::Established(_) => counts.established += 1,
-            }
-        }
-        drop(state);
-        // The directory is itself one of those it lists.
-        counts.fds = std::fs::read_dir("/proc/self/fd").map_or(0, |fds| fds.count().saturating_sub(1));
-        counts
-    }
 }
 
 impl State {
@@ -470,13 +299,6 @@ impl State {
         if let Some((_, outbox)) = self.sessions.get(&end.session) {
             outbox.put(message, None);
         }
-    }
-
-    fn end_row(&self, end: EndFacts) -> EndRow {
-        let known = end.container.as_deref().and_then(|id| self.containers.get(id));
-        let container = known.map(|container| cut(&container.name));
-        let EndFacts { local, peer, container: container_id, pid, uid } = end;
-        EndRow { local, peer, container_id, container, pid, uid }
     }
 }
 

@@ -3,7 +3,7 @@
 //! Filled by the Docker watcher (containers), by the server (the host's own addresses) and by sessions (addresses of
 //! their clients' network namespaces). Asked by the broker. No I/O.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
 use shmbc::control::message::{ContainerIdentity, ContainerName, ContainerRow, LocalEntry, MAX_LABELS, MAX_TEXT};
@@ -12,6 +12,9 @@ use super::connections::SessionId;
 
 /// Most networks, and addresses in each, that a row for people shows: four rows have to fit one frame.
 const MAX_SHOWN: usize = 8;
+
+/// Names of containers that have gone, kept for the list of refused connections, which is no longer.
+const MAX_GONE: usize = 256;
 
 /// One container, as Docker tells.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,12 +54,19 @@ pub(crate) struct Containers {
     owners: HashMap<IpAddr, Vec<String>>,
     host: BTreeSet<IpAddr>,
     learned: HashMap<SessionId, Vec<IpAddr>>,
+    gone: VecDeque<(String, String)>,
 }
 
 impl Containers {
     /// Takes over what Docker says now, whole.
     pub(crate) fn replace(&mut self, containers: Vec<Container>) {
-        self.by_id = containers.into_iter().map(|c| (c.id.clone(), c)).collect();
+        let new = containers.into_iter().map(|c| (c.id.clone(), c)).collect();
+        let old: HashMap<String, Container> = std::mem::replace(&mut self.by_id, new);
+        for container in old.into_values() {
+            if !self.by_id.contains_key(&container.id) {
+                self.bury(container);
+            }
+        }
         self.index();
     }
 
@@ -68,9 +78,23 @@ impl Containers {
 
     /// Forgets one.
     pub(crate) fn remove(&mut self, id: &str) {
-        if self.by_id.remove(id).is_some() {
+        if let Some(container) = self.by_id.remove(id) {
+            self.bury(container);
             self.index();
         }
+    }
+
+    fn bury(&mut self, container: Container) {
+        if self.gone.len() >= MAX_GONE {
+            self.gone.pop_front();
+        }
+        self.gone.push_back((container.id, container.name));
+    }
+
+    /// The name of a container that is, or was not long ago.
+    pub(crate) fn name(&self, id: &str) -> Option<String> {
+        let gone = || self.gone.iter().rev().find(|(gone, _)| gone == id).map(|(_, name)| cut(name));
+        self.by_id.get(id).map(|container| cut(&container.name)).or_else(gone)
     }
 
     fn index(&mut self) {

@@ -1,0 +1,109 @@
+//! What people are told: the tables, and how much the service holds.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use shmbc::control::message::{ConnectionRow, ConnectionState, ContainerRow, EndRow};
+use shmbc::layout::Direction;
+
+use super::{Hub, State};
+use crate::table::connections::{EndFacts, Phase};
+
+/// What a service holds at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Clients that are connected.
+    pub sessions: usize,
+    /// Containers in the table.
+    pub containers: usize,
+    /// Offers that wait for their twin.
+    pub offers: usize,
+    /// Connections whose ends have grants but not both are ready.
+    pub granted: usize,
+    /// Connections that were told to go and that not both ends have left.
+    pub established: usize,
+    /// Blocks in use, or not yet given back to the machine; without the stock.
+    pub blocks: usize,
+    /// Size of those blocks, touched or not.
+    pub block_bytes: u64,
+    /// Descriptors open in the whole process.
+    pub fds: usize,
+}
+
+impl Hub {
+    /// The connection table, oldest first, then the last ones that were refused.
+    pub(crate) fn connection_rows(&self) -> Vec<ConnectionRow> {
+        let state = self.state();
+        let now = Instant::now();
+        let age = |since: Instant| now.saturating_duration_since(since).as_millis() as u64;
+        let mut rows: Vec<_> = state.broker.table.rows().collect();
+        rows.sort_by_key(|row| row.id);
+        let live = rows.into_iter().map(|row| {
+            let block = state.blocks.get(&row.id);
+            ConnectionRow {
+                state: match row.phase {
+                    Phase::Waiting => ConnectionState::Offered,
+                    Phase::Granted(_) => ConnectionState::Granted,
+                    Phase::Established([None, None]) => ConnectionState::Established,
+                    Phase::Established(_) => ConnectionState::Closing,
+                },
+                ends: row.ends.iter().map(|end| state.end_row(end.into())).collect(),
+                bytes: block.map_or([0; 2], |b| Direction::BOTH.map(|d| b.stats(d).produced)),
+                block: block.map_or(0, |b| b.sizes().block_len() as u64),
+                age_ms: age(row.since),
+                refusal: None,
+            }
+        });
+        let refused = state.broker.table.refused().map(|row| ConnectionRow {
+            state: ConnectionState::Refused,
+            ends: row.ends.iter().map(|end| state.end_row(end.clone())).collect(),
+            bytes: [0; 2],
+            block: 0,
+            age_ms: age(row.since),
+            refusal: Some(row.refusal.clone()),
+        });
+        live.chain(refused).collect()
+    }
+
+    /// The container table.
+    pub(crate) fn container_rows(&self) -> Vec<ContainerRow> {
+        let state = self.state();
+        let mut connections = HashMap::new();
+        for row in state.broker.table.rows().filter(|row| matches!(row.phase, Phase::Established(_))) {
+            for id in row.ends.iter().filter_map(|end| end.client.container.clone()) {
+                *connections.entry(id).or_insert(0) += 1;
+            }
+        }
+        state.containers.rows(&connections)
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        let state = self.state();
+        let mut counts = Counts {
+            sessions: state.sessions.len(),
+            containers: state.containers.len(),
+            blocks: self.pool.out(),
+            block_bytes: self.pool.out() as u64 * self.sizes.block_len() as u64,
+            ..Counts::default()
+        };
+        for row in state.broker.table.rows() {
+            match row.phase {
+                Phase::Waiting => counts.offers += 1,
+                Phase::Granted(_) => counts.granted += 1,
+                Phase::Established(_) => counts.established += 1,
+            }
+        }
+        drop(state);
+        // The directory is itself one of those it lists.
+        counts.fds = std::fs::read_dir("/proc/self/fd").map_or(0, |fds| fds.count().saturating_sub(1));
+        counts
+    }
+}
+
+impl State {
+    fn end_row(&self, end: EndFacts) -> EndRow {
+        let container = end.container.as_deref().and_then(|id| self.containers.name(id));
+        let EndFacts { local, peer, container: container_id, pid, uid } = end;
+        EndRow { local, peer, container_id, container, pid, uid }
+    }
+}
