@@ -269,7 +269,8 @@ fn render(report: &Report) -> String {
         server.uid,
         server.gid,
     );
-    for (name, value) in &server.labels {
+    // Compose's own labels are many, and say nothing new here.
+    for (name, value) in server.labels.iter().filter(|(name, _)| !name.starts_with("com.docker.compose.")) {
         text += &format!("server's label      {name}={value}\n");
     }
     format!(

@@ -16,12 +16,14 @@ pub(crate) fn app() -> Router {
     Router::new()
         .route("/path", get(async |ConnectInfo(peer): ConnectInfo<ShmPeer>| peer.path().to_string()))
         .route("/addr", get(async |ConnectInfo(peer): ConnectInfo<ShmPeer>| peer.addr().to_string()))
-        .route(
-            "/pid",
-            get(async |ConnectInfo(peer): ConnectInfo<ShmPeer>| format!("{:?}", peer.identity().map(|id| id.pid))),
-        )
+        .route("/who", get(who))
         .route("/echo", post(async |body: Bytes| body))
         .layer(DefaultBodyLimit::disable())
+}
+
+/// Which way the request came, and the caller's process as the host service proved it.
+async fn who(ConnectInfo(peer): ConnectInfo<ShmPeer>) -> String {
+    format!("{}, {:?}", peer.path(), peer.identity().map(|identity| identity.pid))
 }
 
 pub(crate) fn client() -> Client<ShmConnector, Full<Bytes>> {
