@@ -135,8 +135,7 @@ impl Hub {
 
     /// Whether `client` may see the tables: who runs the service, or the machine.
     pub(crate) fn may_list(&self, client: &Client) -> bool {
-        let at_home = client.container == self.own.container && client.uid == self.own.uid;
-        at_home || (!client.contained && (client.uid == 0 || client.uid == self.own.uid))
+        self.own.is_housemate(client) || (!client.contained && client.uid == 0)
     }
 
     // --- offers

@@ -46,6 +46,14 @@ impl Own {
     }
 }
 
+impl Own {
+    /// Whether a client is of the same user, and in the same container if the host is in one, else in none.
+    pub(crate) fn is_housemate(&self, client: &Client) -> bool {
+        let place = client.container == self.container && (self.container.is_some() || !client.contained);
+        place && client.uid == self.uid
+    }
+}
+
 /// What the kernel says about a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Proof {
@@ -91,7 +99,7 @@ pub(crate) fn prove(client: &Client, offer: &Offer, own: &Own) -> Result<Proof, 
         Err(Errno::BADF) => return Err(NotProven::NotOpen(offer.fd)),
         Err(Errno::SRCH) => return Err(NotProven::Exited),
         Err(Errno::PERM | Errno::ACCESS | Errno::NOSYS) => {
-            if client.uid != own.uid || client.container != own.container {
+            if !own.is_housemate(client) {
                 return Err(NotProven::NotPermitted(client.uid));
             }
             let (local, peer) = (plain(offer.local), plain(offer.peer));
@@ -118,4 +126,44 @@ fn look(copy: &OwnedFd) -> Option<Proof> {
     let scope = kernel::netns_cookie(copy.as_fd()).map_or(Scope::Unproven, Scope::Netns);
     let socket = sockopt::socket_cookie(copy).ok();
     Some(Proof { local: plain(local), peer: plain(peer), scope, socket, believed: false })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsRawFd;
+
+    fn own(uid: u32, container: Option<&str>) -> Own {
+        Own { uid, container: container.map(str::to_owned), scope: Scope::Netns(1) }
+    }
+
+    #[test]
+    fn housemate_when_of_another_user_or_container_is_none() {
+        let client = Client::pretended;
+        assert!(own(1000, None).is_housemate(&client(1000, None)));
+        assert!(own(0, Some("c")).is_housemate(&client(0, Some("c"))));
+        assert!(!own(1000, None).is_housemate(&client(1001, None)));
+        assert!(!own(0, None).is_housemate(&client(0, Some("c"))), "root in a container is not root here");
+        assert!(!own(0, Some("c")).is_housemate(&client(0, Some("d"))));
+        assert!(!own(0, Some("c")).is_housemate(&client(0, None)));
+    }
+
+    #[test]
+    fn socket_when_looked_at_tells_its_addresses_and_namespace_and_is_not_kept() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (local, peer) = (stream.local_addr().unwrap(), stream.peer_addr().unwrap());
+        let offer = Offer { id: shmbc::control::message::OfferId(1), fd: stream.as_raw_fd(), local, peer, cpu: 0 };
+        let me = Own::look();
+        let client = Client::pretended(me.uid, None);
+        let proof = prove(&client, &offer, &me).unwrap();
+        assert_eq!((proof.local, proof.peer, proof.believed), (local, peer, false));
+        assert_eq!(proof.scope, me.scope);
+        assert!(proof.socket.is_some());
+        // A copy that is kept would hold the FIN back.
+        let (mut accepted, _) = listener.accept().unwrap();
+        drop(stream);
+        accepted.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
+        assert_eq!(std::io::Read::read(&mut accepted, &mut [0]).unwrap(), 0);
+    }
 }
