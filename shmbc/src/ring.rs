@@ -43,6 +43,12 @@ pub enum PeerFault {
     /// What follows the last byte sent by TCP is not the switch token.
     #[error("peer fault: wrong switch token")]
     WrongToken,
+    /// It keeps ringing without moving a byte.
+    #[error("peer fault: {rings} doorbells within a second without a byte")]
+    Storm {
+        /// How many are let pass in a second.
+        rings: u32,
+    },
     /// It keeps sending by TCP after the switch.
     #[error("peer fault: more than {limit} bytes by TCP after the switch")]
     StrayBytes {

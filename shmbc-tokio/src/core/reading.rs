@@ -1,0 +1,311 @@
+//! The reading side: from TCP, across the token, from the ring; and what it watches before it sleeps.
+
+use std::io;
+use std::sync::Mutex;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, Waker, ready};
+
+use shmbc::link::{Event, Receive};
+use shmbc::ring::{Consumer, PeerFault};
+use shmbc::sys::current_cpu;
+use tokio::io::{Interest, ReadBuf, Ready};
+use tokio::task::coop;
+
+use super::{Core, Look, Progress, ReadSide, WriteSide};
+use crate::bell::{Storm, VAIN_MAX};
+use crate::traffic::Way;
+
+impl Core {
+    pub(crate) fn poll_read(
+        &self,
+        read: &mut ReadSide,
+        write: &Mutex<WriteSide>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut registered = false;
+        loop {
+            if let Some(error) = read.error.take() {
+                return Poll::Ready(Err(error));
+            }
+            let look = match read.link.step() {
+                Receive::Tcp => {
+                    self.drive(write);
+                    match self.tcp().poll_read_ready(&mut self.upgrade.context())? {
+                        Poll::Ready(()) => match self.read_tcp(read, buf) {
+                            Ok(Some(_)) => return Poll::Ready(Ok(())),
+                            Ok(None) => continue,
+                            Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
+                            Err(e) => return Poll::Ready(Err(e)),
+                        },
+                        Poll::Pending => Look::Nothing,
+                    }
+                }
+                Receive::Ring(consumer) => {
+                    self.drive(write);
+                    let available = consumer.available().map_err(|fault| self.fault(fault))?;
+                    if available > 0 || buf.remaining() == 0 {
+                        let budget = ready!(coop::poll_proceed(cx));
+                        let n = buf.remaining().min(available as usize);
+                        let got = self.read_ring(consumer, &mut buf.initialize_unfilled_to(n)[..n])?;
+                        buf.advance(got);
+                        read.waiting.over();
+                        budget.made_progress();
+                        return Poll::Ready(Ok(()));
+                    }
+                    if read
+                        .waiting
+                        .poll_again(self.wait.get(), || consumer.producer_cpu() == Some(current_cpu().into()))
+                    {
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
+                    if registered { self.watch_ring(read)? } else { Look::Nothing }
+                }
+            };
+            match look {
+                Look::Something => {}
+                Look::End => return Poll::Ready(Ok(())),
+                Look::Nothing if registered => return Poll::Pending,
+                // Once more with the task registered: what happened until now woke nobody.
+                Look::Nothing => {
+                    self.upgrade.wakers().read.register(cx.waker());
+                    registered = true;
+                }
+            }
+        }
+    }
+
+    /// Reads from the TCP leg. `Some(n)`: n bytes of the program's, 0 at its end. `None`: only token bytes came.
+    fn read_tcp(&self, read: &mut ReadSide, buf: &mut ReadBuf<'_>) -> io::Result<Option<usize>> {
+        let (before, room) = (buf.filled().len(), buf.remaining());
+        let mut result = None;
+        let _ = self.tcp().try_io(Interest::READABLE, || {
+            let got = self.tcp().try_read_buf(buf);
+            // A short read has emptied the socket: clear the readiness now and save the call that would say so.
+            let emptied = matches!(got, Ok(n) if 0 < n && n < room);
+            result = Some(got);
+            if emptied { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+        });
+        let n = result.unwrap_or_else(|| Err(io::ErrorKind::WouldBlock.into()))?;
+        if n == 0 {
+            if room > 0 {
+                self.progressed(Progress::RECEIVE_ENDED);
+            }
+            return Ok(Some(0));
+        }
+        let app = self.came_by_tcp(read, &buf.filled()[before..])?;
+        buf.set_filled(before + app);
+        Ok((app > 0).then_some(app))
+    }
+
+    /// Tells the link what came by TCP; says how much of it is the program's.
+    pub(super) fn came_by_tcp(&self, read: &mut ReadSide, bytes: &[u8]) -> io::Result<usize> {
+        if read.link.switched() {
+            return read.link.read_by_tcp(bytes, None).map_err(|fault| self.fault(fault));
+        }
+        // Looked up after the read: the grant and the count are there if any of these bytes belongs to the token.
+        let granted = self.upgrade.granted();
+        let app = read.link.read_by_tcp(bytes, granted).map_err(|fault| self.fault(fault))?;
+        if read.link.switched() {
+            self.upgrade.on(Event::PeerSwitched);
+            self.progressed(Progress::RECEIVES);
+        }
+        if app > 0 {
+            self.note(Way::In, app);
+        }
+        Ok(app)
+    }
+
+    /// Fills `to` from the ring, in several publications if it is long, so that the producer can go on meanwhile.
+    fn read_ring(&self, consumer: &mut Consumer, to: &mut [u8]) -> io::Result<usize> {
+        let mut got = 0;
+        while got < to.len() {
+            let (n, wake) = consumer.read(&mut to[got..]).map_err(|fault| self.fault(fault))?;
+            self.ring(wake);
+            got += n;
+            if n == 0 {
+                break;
+            }
+        }
+        Ok(got)
+    }
+
+    /// Before the reading side sleeps on its ring. Whoever is to be woken has registered.
+    fn watch_ring(&self, read: &mut ReadSide) -> io::Result<Look> {
+        let mut context = self.upgrade.context();
+        let fault = |fault| self.fault(fault);
+        let Some(consumer) = read.link.ring() else { return Ok(Look::Something) };
+        self.moved[0].store(consumer.consumed(), Ordering::Relaxed);
+        self.watch_bell(&mut context, &mut read.storm)?;
+        consumer.found_empty();
+        if !consumer.arm().map_err(fault)? {
+            return Ok(Look::Something);
+        }
+        // The lifeline. It costs a system call only when the kernel has reported something about it.
+        while self.tcp().poll_read_ready(&mut context)?.is_ready() {
+            let end = self.lifeline(read);
+            // Bytes published before the end are read before it is reported. They are all there: the peer published them
+            // before its socket was closed.
+            let left = read.link.ring().map_or(Ok(0), Consumer::filled).map_err(fault)?;
+            match end {
+                Ok(None) => {}
+                Ok(Some(())) | Err(_) if left > 0 => {
+                    read.error = end.err();
+                    return Ok(Look::Something);
+                }
+                Ok(Some(())) => return Ok(Look::End),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Look::Nothing)
+    }
+
+    /// Watches the doorbell, which both sides share: a ring is vain when neither has moved a byte since the last.
+    pub(super) fn watch_bell(&self, context: &mut Context<'_>, storm: &mut Storm) -> io::Result<()> {
+        let rung = self.shm()?.bell.watch(context)?;
+        if rung && storm.rung([0, 1].map(|way| self.moved[way].load(Ordering::Relaxed))) {
+            return Err(self.fault(PeerFault::Storm { rings: VAIN_MAX }));
+        }
+        Ok(())
+    }
+
+    /// Reads the TCP leg behind the token: probes are forgotten. `Some` at its end, `None` when it is open and empty.
+    pub(super) fn lifeline(&self, read: &mut ReadSide) -> io::Result<Option<()>> {
+        let mut probes = [0; 64];
+        loop {
+            match self.tcp().try_read(&mut probes) {
+                Ok(0) => return Ok(Some(())),
+                Ok(n) => drop(self.came_by_tcp(read, &probes[..n])?),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    pub(crate) fn poll_peek(
+        &self,
+        read: &mut ReadSide,
+        write: &Mutex<WriteSide>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<usize>> {
+        self.upgrade.wakers().read.register(cx.waker());
+        self.peek_with(read, write, buf)
+    }
+
+    /// Peeks; `Pending` leaves the combined waker with every source.
+    pub(crate) fn peek_with(
+        &self,
+        read: &mut ReadSide,
+        write: &Mutex<WriteSide>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            if ready!(self.poll_readable(read, write))?.is_none() {
+                continue;
+            }
+            if let Some(error) = read.error.take() {
+                return Poll::Ready(Err(error));
+            }
+            match read.link.step() {
+                Receive::Ring(consumer) => {
+                    let available = consumer.filled().map_err(|fault| self.fault(fault))? as usize;
+                    let n = buf.remaining().min(available);
+                    let seen = consumer.peek(&mut buf.initialize_unfilled_to(n)[..n]).map_err(|f| self.fault(f))?;
+                    buf.advance(seen);
+                    return Poll::Ready(Ok(seen));
+                }
+                Receive::Tcp => {
+                    let before = buf.filled().len();
+                    let n = ready!(self.tcp().poll_peek(&mut self.upgrade.context(), buf))?;
+                    let app = read.link.peeked_by_tcp(n, self.upgrade.granted()).map_err(|f| self.fault(f))?;
+                    buf.set_filled(before + app);
+                    if app > 0 || n == 0 {
+                        return Poll::Ready(Ok(app));
+                    }
+                    self.take_token(read);
+                }
+            }
+        }
+    }
+
+    /// Ready when a read would not block. `Pending` leaves the combined waker with every source. `Ready(None)`: look
+    /// again (the link has switched).
+    pub(crate) fn poll_readable(
+        &self,
+        read: &mut ReadSide,
+        write: &Mutex<WriteSide>,
+    ) -> Poll<io::Result<Option<Ready>>> {
+        let closed = Some(Ready::READABLE | Ready::READ_CLOSED);
+        self.drive(write);
+        if read.error.is_some() {
+            return Poll::Ready(Ok(closed));
+        }
+        match read.link.step() {
+            Receive::Tcp => {
+                if self.upgrade.granted().is_some() {
+                    self.take_token(read);
+                    if read.link.switched() {
+                        return Poll::Ready(Ok(None));
+                    }
+                }
+                ready!(self.tcp().poll_read_ready(&mut self.upgrade.context()))?;
+                Poll::Ready(Ok(Some(self.tcp_ready(Interest::READABLE))))
+            }
+            Receive::Ring(_) => match self.watch_ring(read) {
+                Ok(Look::Something) => Poll::Ready(Ok(Some(Ready::READABLE))),
+                Ok(Look::End) => Poll::Ready(Ok(closed)),
+                Ok(Look::Nothing) => Poll::Pending,
+                Err(error) => {
+                    read.error = Some(error);
+                    Poll::Ready(Ok(closed))
+                }
+            },
+        }
+    }
+
+    /// What tokio knows of the socket, without waiting.
+    fn tcp_ready(&self, interest: Interest) -> Ready {
+        let now = std::pin::pin!(self.tcp().ready(interest));
+        match now.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Ok(ready)) => ready,
+            _ => Ready::EMPTY,
+        }
+    }
+
+    pub(crate) fn try_read(
+        &self,
+        read: &mut ReadSide,
+        write: &Mutex<WriteSide>,
+        buf: &mut ReadBuf<'_>,
+    ) -> io::Result<usize> {
+        loop {
+            if let Some(error) = read.error.take() {
+                return Err(error);
+            }
+            self.drive(write);
+            match read.link.step() {
+                Receive::Tcp => {
+                    if let Some(n) = self.read_tcp(read, buf)? {
+                        return Ok(n);
+                    }
+                }
+                Receive::Ring(consumer) => {
+                    let available = consumer.available().map_err(|fault| self.fault(fault))?;
+                    let n = buf.remaining().min(available as usize);
+                    if n > 0 || buf.remaining() == 0 {
+                        let got = self.read_ring(consumer, &mut buf.initialize_unfilled_to(n)[..n])?;
+                        buf.advance(got);
+                        return Ok(got);
+                    }
+                    match self.watch_ring(read)? {
+                        Look::Something => {}
+                        Look::End => return Ok(0),
+                        Look::Nothing => return Err(io::ErrorKind::WouldBlock.into()),
+                    }
+                }
+            }
+        }
+    }
+}

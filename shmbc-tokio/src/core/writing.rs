@@ -1,0 +1,254 @@
+//! The writing side: to TCP, the token, to the ring; whether the peer still lives; and what it watches before it sleeps.
+
+use std::io::{self, IoSlice};
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
+
+use rustix::net::SendFlags;
+use shmbc::link::{Granted, Send};
+use shmbc::ring::Producer;
+use shmbc::sys::current_cpu;
+use tokio::io::Interest;
+use tokio::task::coop;
+
+use super::{Core, Look, WriteSide};
+use crate::bell::Storm;
+use crate::traffic::Way;
+use crate::upgrade::Stage;
+
+/// Bytes between two probes of a peer that has shut its own side and takes nothing.
+const PROBE_EVERY: u64 = 64 * 1024;
+
+/// What the kernel knows of the peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Peer {
+    Open,
+    /// It has shut its write side and goes on reading.
+    HalfClosed,
+    /// It has closed, was killed, or the connection was reset.
+    Gone,
+}
+
+impl Core {
+    pub(crate) fn poll_write(
+        &self,
+        write: &mut WriteSide,
+        cx: &mut Context<'_>,
+        from: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut registered = false;
+        loop {
+            let look = match write.link.step() {
+                Send::Tcp => {
+                    if self.upgrade.stage() == Stage::Go && self.begin_switch(write) {
+                        continue;
+                    }
+                    match self.tcp().poll_write_ready(&mut self.upgrade.context())? {
+                        Poll::Ready(()) => match self.write_tcp(write, from) {
+                            Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
+                            done => return Poll::Ready(done),
+                        },
+                        Poll::Pending => Look::Nothing,
+                    }
+                }
+                Send::Token(rest) => match self.tcp().poll_write_ready(&mut self.upgrade.context())? {
+                    Poll::Ready(()) => {
+                        match self.tcp().try_write(rest) {
+                            Ok(n) => write.link.token_sent(n),
+                            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                            Err(e) => return Poll::Ready(Err(e)),
+                        }
+                        continue;
+                    }
+                    Poll::Pending => Look::Nothing,
+                },
+                Send::Ring(producer) => {
+                    let budget = ready!(coop::poll_proceed(cx));
+                    self.may_write(producer, &mut write.probed)?;
+                    let n = self.write_ring(producer, from)?;
+                    if n > 0 || from.iter().all(|slice| slice.is_empty()) {
+                        write.waiting.over();
+                        budget.made_progress();
+                        return Poll::Ready(Ok(n));
+                    }
+                    drop(budget);
+                    if write
+                        .waiting
+                        .poll_again(self.wait.get(), || producer.consumer_cpu() == Some(current_cpu().into()))
+                    {
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
+                    if registered { self.watch_room(producer, &mut write.storm)? } else { Look::Nothing }
+                }
+            };
+            match look {
+                Look::Something => {}
+                Look::Nothing | Look::End if registered => return Poll::Pending,
+                Look::Nothing | Look::End => {
+                    self.upgrade.wakers().write.register(cx.waker());
+                    registered = true;
+                }
+            }
+        }
+    }
+
+    fn write_tcp(&self, write: &mut WriteSide, from: &[IoSlice<'_>]) -> io::Result<usize> {
+        let wanted: usize = from.iter().map(|slice| slice.len()).sum();
+        let mut result = None;
+        let _ = self.tcp().try_io(Interest::WRITABLE, || {
+            let sent = match from {
+                [one] => self.tcp().try_write(one),
+                many => self.tcp().try_write_vectored(many),
+            };
+            // A short write has filled the socket: clear the readiness now and save the call that would say so.
+            let filled = matches!(sent, Ok(n) if n < wanted);
+            result = Some(sent);
+            if filled { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+        });
+        let n = result.unwrap_or_else(|| Err(io::ErrorKind::WouldBlock.into()))?;
+        write.link.sent_by_tcp(n);
+        self.note(Way::Out, n);
+        Ok(n)
+    }
+
+    /// Puts into the ring what fits, in several publications if it is long, so that the consumer can begin meanwhile.
+    fn write_ring(&self, producer: &mut Producer, from: &[IoSlice<'_>]) -> io::Result<usize> {
+        let [one] = from else {
+            let (n, wake) = producer.write_vectored(from).map_err(|fault| self.fault(fault))?;
+            self.ring(wake);
+            return Ok(n);
+        };
+        let mut sent = 0;
+        while sent < one.len() {
+            let (n, wake) = producer.write(&one[sent..]).map_err(|fault| self.fault(fault))?;
+            self.ring(wake);
+            sent += n;
+            if n == 0 {
+                break;
+            }
+        }
+        Ok(sent)
+    }
+
+    /// Before every write to the ring: what TCP would say if the peer is gone. An atomic load while the kernel has
+    /// reported nothing.
+    #[inline]
+    fn may_write(&self, producer: &mut Producer, probed: &mut u64) -> io::Result<()> {
+        if self.upgrade.is_shut() {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        if self.tcp().try_io(Interest::READABLE, || Ok(())).is_ok() {
+            return self.check_lifeline(producer, probed);
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn check_lifeline(&self, producer: &mut Producer, probed: &mut u64) -> io::Result<()> {
+        if self.peer_half_closed.load(Ordering::Relaxed) && self.tcp().try_io(Interest::ERROR, || Ok(())).is_err() {
+            // It goes on reading, so it lives while it takes bytes. If it does not, the kernel may have been silent about its
+            // death: its FIN came long ago.
+            let taken = producer.consumed().map_err(|fault| self.fault(fault))?;
+            if taken < producer.produced() && (*probed <= taken || producer.produced() - *probed >= PROBE_EVERY) {
+                *probed = producer.produced();
+                return self.probe();
+            }
+            return Ok(());
+        }
+        match self.peer()? {
+            Peer::Open => Ok(()),
+            Peer::HalfClosed => {
+                self.peer_half_closed.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+            // As TCP does it: the first write after the peer's close still succeeds and is answered with a reset.
+            Peer::Gone => self.probe(),
+        }
+    }
+
+    /// What the kernel knows of the peer, without taking an error that is a read's to report.
+    fn peer(&self) -> io::Result<Peer> {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let mut fds = [PollFd::new(self.tcp(), PollFlags::RDHUP)];
+        poll(&mut fds, Some(&Timespec::default()))?;
+        let events = fds[0].revents();
+        Ok(if events.intersects(PollFlags::ERR | PollFlags::HUP) {
+            Peer::Gone
+        } else if !events.contains(PollFlags::RDHUP) {
+            Peer::Open
+        } else if self.upgrade.granted().is_some_and(Granted::peer_half_closed) {
+            Peer::HalfClosed
+        } else {
+            Peer::Gone
+        })
+    }
+
+    /// Sends one byte behind the token. A living peer forgets it, a dead one's kernel answers with a reset; after one it
+    /// fails as any write would.
+    fn probe(&self) -> io::Result<()> {
+        match rustix::net::send(self.tcp(), &[0], SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            Ok(_) | Err(rustix::io::Errno::AGAIN) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Before the writing side sleeps on a full ring. Whoever is to be woken has registered.
+    fn watch_room(&self, producer: &mut Producer, storm: &mut Storm) -> io::Result<Look> {
+        let mut context = self.upgrade.context();
+        self.moved[1].store(producer.produced(), Ordering::Relaxed);
+        self.watch_bell(&mut context, storm)?;
+        // Nothing is written by TCP any more, so this readiness means: something has happened to the lifeline. (The
+        // read side's cannot be used: it stays set while unread bytes lie before a FIN.)
+        let mut watched = false;
+        for _ in 0..2 {
+            watched = self.tcp().poll_write_ready(&mut context)?.is_pending();
+            if watched {
+                break;
+            }
+            let _ = self.tcp().try_io(Interest::WRITABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+        }
+        if !producer.arm().map_err(|fault| self.fault(fault))? {
+            return Ok(Look::Something);
+        }
+        // A peer that has shut its own side can die without a word from the kernel: ask.
+        if self.peer()? != Peer::Open {
+            self.probe()?;
+        }
+        Ok(if watched { Look::Nothing } else { Look::Something })
+    }
+
+    /// Ready when a write would not block. `Pending` leaves the combined waker with every source.
+    pub(crate) fn poll_writable(&self, write: &mut WriteSide) -> Poll<io::Result<()>> {
+        match write.link.step() {
+            Send::Tcp | Send::Token(_) => self.tcp().poll_write_ready(&mut self.upgrade.context()),
+            Send::Ring(producer) => {
+                // A write that would fail does not block.
+                if self.upgrade.is_shut() || producer.free().map_err(|fault| self.fault(fault))? > 0 {
+                    return Poll::Ready(Ok(()));
+                }
+                match self.watch_room(producer, &mut write.storm) {
+                    Ok(Look::Nothing) => Poll::Pending,
+                    _ => Poll::Ready(Ok(())),
+                }
+            }
+        }
+    }
+
+    pub(crate) fn try_write(&self, write: &mut WriteSide, from: &[IoSlice<'_>]) -> io::Result<usize> {
+        if self.upgrade.stage() == Stage::Go {
+            self.drive_locked(write);
+        }
+        match write.link.step() {
+            Send::Tcp => self.write_tcp(write, from),
+            Send::Token(_) => Err(io::ErrorKind::WouldBlock.into()),
+            Send::Ring(producer) => {
+                self.may_write(producer, &mut write.probed)?;
+                match self.write_ring(producer, from)? {
+                    0 if from.iter().any(|slice| !slice.is_empty()) => Err(io::ErrorKind::WouldBlock.into()),
+                    n => Ok(n),
+                }
+            }
+        }
+    }
+}
