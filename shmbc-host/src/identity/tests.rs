@@ -85,6 +85,8 @@ fn place_when_concluded_from_each_known_form_of_cgroup_file_is_the_outermost_con
         (format!("0::/user.slice/user-1000.slice/user@1000.service/docker/{A}\n"), delegated()),
         (format!("0::/user.slice/user-1000.slice/user@1000.service/user.slice/docker-{A}.scope\n"), delegated()),
         (format!("0::/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-{A}.scope\n"), delegated()),
+        (format!("0::/user.slice/user-1000.slice/docker/{A}\n"), delegated()),
+        (format!("0::/other.slice/user@1000.service/docker-{A}.scope\n"), delegated()),
         // Nothing to be concluded.
         (format!("0::/docker/{A} (deleted)\n"), Err(BadCgroup::Removed)),
         (format!("4:memory:/docker/{A}\n0::/x (deleted)\n"), Err(BadCgroup::Removed)),
