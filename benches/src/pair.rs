@@ -12,7 +12,7 @@ use crate::names::Contender;
 use crate::protocol::{Namespace, Outcome, Place, Reply, Request, Start, Work};
 
 /// A worker that says nothing for so long hangs: far above what a sample of any length allowed here takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(30);
 /// How long the other end may take to say what it knows of a failure.
 const SECOND_OPINION: Duration = Duration::from_secs(1);
 
