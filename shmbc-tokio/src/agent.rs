@@ -301,7 +301,10 @@ impl Talk {
     fn resubmit(&mut self) {
         let waiting = |claim: &Claim| {
             let phase = claim.upgrade.upgrade().map(|upgrade| upgrade.phase());
-            matches!(phase, Some(Phase::Tcp(Reason::NotYet | Reason::NoHost | Reason::Remote)))
+            matches!(
+                phase,
+                Some(Phase::Tcp(Reason::NotYet | Reason::NoHost | Reason::Remote | Reason::Refused(Refusal::Draining)))
+            )
         };
         let ids: Vec<_> = self.claims.values().filter(|claim| waiting(claim)).map(|claim| claim.id).collect();
         for id in ids {

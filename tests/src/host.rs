@@ -65,6 +65,18 @@ impl HostProcess {
         }
     }
 
+    /// Asks it to shut down in order (SIGTERM) and waits until it has.
+    ///
+    /// # Panics
+    ///
+    /// When it does not end well.
+    pub fn stop(&mut self) {
+        let mut child = self.child.take().expect("the host runs");
+        let pid = nix::unistd::Pid::from_raw(child.id() as i32);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("kill");
+        assert!(child.wait().expect("wait").success(), "shmbc-host does not shut down in order");
+    }
+
     /// Starts it again at the same socket, and waits until it answers.
     pub fn restart(&mut self) {
         self.kill();

@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         test("streams_when_the_host_never_says_a_word_stay_tcp", host_is_mute),
         test("established_streams_when_the_host_is_killed_go_on", host_killed_in_mid_stream),
         test("streams_made_without_a_host_when_it_comes_back_are_upgraded", host_comes_back),
+        test("offer_when_the_host_shuts_down_before_its_twin_came_is_made_again", host_drains),
     ])
 }
 
@@ -311,4 +312,20 @@ fn host_comes_back() {
     let mut later = Conversation { c, s, ..meanwhile };
     assert_eq!(later.upgraded(), ("upgraded".into(), "upgraded".into()));
     later.closes();
+}
+
+fn host_drains() {
+    let mut host = HostProcess::start();
+    let mut talk = Conversation::both(Kind::Shm, &Setup::with_host(host.socket()));
+    // Only the client offers: the server has seen no traffic yet, and nobody asks it.
+    talk.client.tell(&Command::Upgraded(talk.c));
+    wait_until("the offer is in the table", || host.connections().iter().any(|row| row["state"] == "offered"));
+    host.stop();
+    assert_eq!(talk.client.answer(), Answer::Text("refused: the host service is shutting down".into()));
+    host.restart();
+    wait_until("the connection is upgraded", || {
+        talk.chat();
+        talk.paths() == (SHARED_MEMORY.into(), SHARED_MEMORY.into())
+    });
+    talk.closes();
 }
