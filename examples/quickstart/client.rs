@@ -16,11 +16,14 @@ use crate::files::{self, Batch, Loaded};
 use crate::server::Addresses;
 use crate::wire::{Answer, Command, PIECE, PING, cpu_ns, now_ns};
 
-/// Least bytes each contender moves.
+/// Bytes each contender moves, or a little more.
 const VOLUME: u64 = 512 << 20;
 
 /// Least rounds, so that the medians have something to choose from.
 const ROUNDS: usize = 9;
+
+/// Most rounds, where a few small files make small batches.
+const ROUNDS_MAX: usize = 64;
 
 /// After this no further round begins, once every file has been moved.
 const TIME: Duration = Duration::from_secs(9);
@@ -153,11 +156,11 @@ async fn measure(dir: &Path, addresses: &Addresses) -> Result<(), Box<dyn Error>
     Ok(())
 }
 
-/// How many rounds move every file and at least [`VOLUME`].
+/// How many rounds move every file, and [`VOLUME`] unless the files are tiny.
 fn rounds(loaded: &Loaded) -> usize {
     let pass: u64 = loaded.batches.iter().map(Batch::len).sum();
     let passes = usize::try_from(VOLUME.div_ceil(pass)).unwrap_or(usize::MAX);
-    (passes * loaded.batches.len()).max(ROUNDS)
+    (passes * loaded.batches.len()).clamp(ROUNDS, ROUNDS_MAX).max(loaded.batches.len())
 }
 
 impl Contender {

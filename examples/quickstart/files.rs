@@ -10,12 +10,15 @@ use crate::wire::{self, Digest};
 /// Most bytes of files taken. The receiver holds at most as much again, so a run stays near 1 GiB.
 pub(crate) const BYTES_MAX: u64 = 512 << 20;
 
-/// Most files taken; each costs a digest in every answer.
+/// Most files taken, and most in a batch; each costs a digest in every answer.
 const FILES_MAX: usize = 100_000;
 
 /// About how much is sent between two looks at the clock: long enough that a wake-up at its start does not count, short
 /// enough that the contenders take turns often.
-pub(crate) const BATCH: u64 = 64 << 20;
+const BATCH_LEN: usize = 64 << 20;
+
+/// Least bytes that lie back to back in memory.
+const SPAN_MIN: usize = 4 * wire::PIECE;
 
 /// Directories left out wherever they are: what is built, and what git keeps.
 const LEFT_OUT: [&str; 2] = ["target", ".git"];
@@ -140,7 +143,7 @@ impl Survey {
                 }
             };
             let len = content.len() as u64;
-            if batch.frames.len() as u64 + wire::frame_len(path, len) > BATCH && !batch.frames.is_empty() {
+            if batch.frames.len() as u64 + wire::frame_len(path, len) > BATCH_LEN as u64 && !batch.frames.is_empty() {
                 loaded.batches.push(std::mem::take(&mut batch));
             }
             batch.push(path, &content);
@@ -151,9 +154,7 @@ impl Survey {
         if loaded.bytes == 0 {
             return Err(format!("{} holds no files that this user can read", root.display()));
         }
-        for batch in &mut loaded.batches {
-            batch.repeat = (usize::try_from(BATCH).unwrap_or(usize::MAX) / batch.frames.len()).max(1);
-        }
+        loaded.batches.iter_mut().for_each(Batch::repeat);
         Ok(loaded)
     }
 }
@@ -165,6 +166,17 @@ impl Batch {
         self.digests.push(*hasher.finalize().as_bytes());
         self.frames.extend_from_slice(&wire::frame_header(path, content.len() as u64));
         self.frames.extend_from_slice(content);
+    }
+
+    /// Says how often it is sent. A few small files are copied until they fill whole pieces: writes of some bytes
+    /// each would measure system calls.
+    fn repeat(&mut self) {
+        let (len, files) = (self.frames.len(), self.digests.len());
+        let copies = (SPAN_MIN / len).clamp(1, FILES_MAX / files);
+        self.frames = self.frames.repeat(copies);
+        self.digests = self.digests.repeat(copies);
+        let (len, files) = (len * copies, files * copies);
+        self.repeat = (BATCH_LEN / len).clamp(1, FILES_MAX / files);
     }
 
     /// Bytes sent for it.

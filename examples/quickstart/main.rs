@@ -120,16 +120,16 @@ async fn compare(host: &Host, temp: &Path, dir: &Path) -> Result<Report, Failure
         command.arg(role).arg(what).env("SHMBC_HOST", host.socket()).stdout(Stdio::piped()).kill_on_drop(true);
         command
     };
-    let (_server, mut lines) = spawn(start("__server", temp).stdin(Stdio::piped()))?;
+    let (mut server, mut lines) = spawn(start("__server", temp).stdin(Stdio::piped()))?;
     let addresses = next_line(&mut lines, "server").await?;
-    let (_client, mut lines) = spawn(start("__client", dir).arg(addresses).stdin(Stdio::null()))?;
+    let (mut client, mut lines) = spawn(start("__client", dir).arg(addresses).stdin(Stdio::null()))?;
 
     let bar = ProgressBar::no_length().with_message("reading files");
     loop {
         let line = next_line(&mut lines, "client").await?;
         match serde_json::from_str(&line).map_err(|error| failed("client", &error))? {
             Event::Loaded { files, bytes, unreadable, cut, rounds } => {
-                note(&format!("{files} files, {} from {}", table::size(bytes), dir.display()));
+                note(&format!("{}, {} from {}", table::files(files), table::size(bytes), dir.display()));
                 if unreadable > 0 {
                     note(&format!("{unreadable} files or directories could not be read and are left out"));
                 }
@@ -151,6 +151,9 @@ async fn compare(host: &Host, temp: &Path, dir: &Path) -> Result<Report, Failure
             Event::Failed(why) => return Err(Failure::Failed(why)),
             Event::Done(report) => {
                 bar.finish_and_clear();
+                // The client has closed its connections by the time it ends, and with them the server has nothing to do.
+                let ended = async { tokio::try_join!(client.wait(), server.wait()) };
+                ended.await.map_err(|error| failed("waiting for the two processes", &error))?;
                 return Ok(report);
             }
         }

@@ -24,10 +24,10 @@ pub(crate) fn render(report: &Report) -> String {
     }
     let digests = if report.digests_ok { "every digest is right" } else { "DIGESTS DIFFER" };
     format!(
-        "{} files, {}, moved until each stream had carried {moved}: {digests}\n{table}\n\
+        "{}, {}, moved until each stream had carried {moved}: {digests}\n{table}\n\
          64 bytes there and back; throughput is the median of rounds taken in turn; CPU time is user and system time of \
          both processes.\nDigests are computed from what arrived, after the clock has stopped. `x`: times better shared memory is.",
-        report.files,
+        files(report.files),
         size(report.bytes),
     )
 }
@@ -47,6 +47,11 @@ fn row(name: &str, figures: &Figures, shm: &Figures) -> [String; 5] {
 
 fn micros(ns: u64) -> String {
     format!("{:.2} us", ns as f64 / 1000.0)
+}
+
+/// A number of files, in words.
+pub(crate) fn files(count: u64) -> String {
+    format!("{count} file{}", if count == 1 { "" } else { "s" })
 }
 
 /// Bytes in the unit that fits.
