@@ -206,6 +206,7 @@ async fn client_when_it_repeats_itself_or_speaks_of_nothing_is_ignored() {
     let (left, right) = tcp();
     client.offer(1, &left);
     client.offer(1, &left);
+    client.offer_as(1, -1, left.local_addr().unwrap(), left.peer_addr().unwrap());
     client.offer(2, &right);
     client.granted().await;
     client.granted().await;
