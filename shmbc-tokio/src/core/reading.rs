@@ -53,14 +53,15 @@ impl Core {
                         budget.made_progress();
                         return Poll::Ready(Ok(()));
                     }
-                    if read
-                        .waiting
-                        .poll_again(self.wait.get(), || consumer.producer_cpu() == Some(current_cpu().into()))
-                    {
+                    let same_cpu = || consumer.producer_cpu() == Some(current_cpu().into());
+                    if registered {
+                        self.watch_ring(read)?
+                    } else if read.waiting.poll_again(self.wait.get(), same_cpu) {
                         cx.waker().wake_by_ref();
                         return Poll::Pending;
+                    } else {
+                        Look::Nothing
                     }
-                    if registered { self.watch_ring(read)? } else { Look::Nothing }
                 }
             };
             match look {

@@ -4,8 +4,9 @@ use std::io::ErrorKind;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use shmbc_tokio::{Path, Reason, ShmStream};
+use shmbc_tokio::{Path, Reason, ShmStream, Wait};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 
@@ -89,7 +90,7 @@ fn zero_linger_when_dropped_lets_the_peer_read_what_is_there_then_resets() {
             a.write_all(b"last words").await.unwrap();
             b.readable().await.unwrap();
             a.set_zero_linger().unwrap();
-            assert_eq!(a.linger().unwrap(), Some(std::time::Duration::ZERO));
+            assert_eq!(a.linger().unwrap(), Some(Duration::ZERO));
             drop(a);
             let mut words = [0; 10];
             b.read_exact(&mut words).await.unwrap();
@@ -108,9 +109,7 @@ fn peer_when_half_closed_and_then_gone_fails_a_blocked_writer() {
             a.shutdown().await.unwrap();
             assert_eq!(b.read(&mut [0; 1]).await.unwrap(), 0);
             // Fill everything, so that the next write blocks.
-            while let Ok(Ok(_)) =
-                tokio::time::timeout(std::time::Duration::from_millis(50), b.write(&[0; 10_000])).await
-            {}
+            while let Ok(Ok(_)) = tokio::time::timeout(Duration::from_millis(50), b.write(&[0; 10_000])).await {}
             let writer = tokio::spawn(async move { write_until_error(&mut b).await });
             tokio::task::yield_now().await;
             drop(a);
@@ -177,6 +176,26 @@ fn writer_when_blocked_on_a_full_buffer_is_woken_by_the_reader() {
             while heard < 8_000_000 {
                 heard += b.read(&mut piece).await.unwrap();
             }
+            writer.await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn waiting_when_of_any_kind_sees_bytes_room_and_the_end() {
+    run(async {
+        for wait in
+            [Wait::Off, Wait::Adaptive, Wait::Fixed(Duration::from_micros(1)), Wait::Fixed(Duration::from_millis(1))]
+        {
+            let (mut a, mut b) = pair(Kind::Shm).await;
+            a.set_wait(wait);
+            b.set_wait(wait);
+            let writer = tokio::spawn(async move {
+                a.write_all(&vec![1; 1_000_000]).await.unwrap();
+                assert_eq!(a.read(&mut [0; 1]).await.unwrap(), 0, "{wait:?}");
+            });
+            b.read_exact(&mut vec![0; 1_000_000]).await.unwrap();
+            drop(b);
             writer.await.unwrap();
         }
     });
