@@ -14,7 +14,7 @@ use crate::{HttpStream, ShmPeer};
 /// has no descriptor left, and needs a moment to close some.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
 
-/// A [`ShmListener`] for [`axum::serve`].
+/// A [`ShmListener`] for [`axum::serve()`].
 ///
 /// A handler that wants to know its caller asks for `ConnectInfo<ShmPeer>`; see the [crate's example](crate). One that
 /// wants `ConnectInfo<SocketAddr>` gets it when the listener is tapped, as with every listener but tokio's own:
