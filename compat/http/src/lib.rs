@@ -40,6 +40,8 @@
 //! integration each. Nothing in here knows how bytes travel.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
+// The documentation speaks of both integrations, also where one of them is not built.
+#![cfg_attr(not(all(feature = "axum08", feature = "hyper-util01")), allow(rustdoc::broken_intra_doc_links))]
 
 #[cfg(feature = "axum08")]
 mod axum08;
