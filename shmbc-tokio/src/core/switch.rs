@@ -7,11 +7,13 @@ use std::sync::{Arc, Mutex};
 use std::task::Poll;
 
 use rustix::net::RecvFlags;
-use shmbc::link::{Path, Reason, Send};
+use shmbc::link::{Granted, Path, Reason, Send};
+use shmbc::ring::PeerFault;
 use shmbc::sys::tcp_position;
 use tokio::io::Interest;
 use tokio::runtime::Handle;
 
+use super::writing::Peer;
 use super::{Core, Progress, ReadSide, WriteSide, lock};
 use crate::agent;
 use crate::traffic::Way;
@@ -119,21 +121,37 @@ impl Core {
         self.take_token(&mut lock(read));
         match self.path() {
             Path::SharedMemory => Some(Ok(())),
-            Path::Tcp(Reason::NotYet) if self.ended() => Some(Err(Reason::NotYet)),
+            Path::Tcp(Reason::NotYet) if self.is_over() => Some(Err(Reason::Closed)),
             Path::Tcp(Reason::NotYet) => None,
             Path::Tcp(reason) => Some(Err(reason)),
         }
     }
 
-    /// Both directions are over before any of them switched.
-    fn ended(&self) -> bool {
-        self.progress.has(Progress::SEND_ENDED) && self.progress.has(Progress::RECEIVE_ENDED)
-            || self.progress.has(Progress::FAULT)
+    /// Whether nothing can switch any more. If not, whoever waits is woken when the connection ends.
+    fn is_over(&self) -> bool {
+        if self.progress.has(Progress::FAULT)
+            || self.progress.has(Progress::SEND_ENDED) && self.progress.has(Progress::RECEIVE_ENDED)
+        {
+            return true;
+        }
+        // Bytes that nobody reads may lie before the end, so reading does not tell; and until this end has switched, writers
+        // need the other readiness. A peer that dies earlier is missed by the host service, which refuses.
+        if self.progress.has(Progress::SENDS) && self.watch_lifeline().is_err() {
+            return true;
+        }
+        self.peer().is_ok_and(|peer| peer == Peer::Gone)
     }
 
     /// Takes the peer's token if it is next: nobody may be reading while `upgraded` waits. Leaves the program's bytes alone.
     pub(super) fn take_token(&self, read: &mut ReadSide) {
         while !read.link.switched() {
+            let switched_at = self.upgrade.granted().and_then(Granted::peer_switched);
+            if let (Some(claim), Some(received)) = (switched_at, read.link.on_tcp())
+                && claim < received
+            {
+                let error = self.fault(PeerFault::SwitchedInThePast { claim, received });
+                return self.read_failed(read, error);
+            }
             if self.next_is_token(read) {
                 // Never more than the token: what may follow it is a probe, and those are the lifeline's.
                 let mut token = [0; 16];
@@ -144,7 +162,7 @@ impl Core {
                         Err(error) => return read.error = Some(error),
                     },
                     Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(_) => return,
+                    Err(error) => return self.read_failed(read, error),
                 }
             }
             // An error: the runtime is gone.
@@ -161,8 +179,14 @@ impl Core {
                 // The program's bytes come first; whoever reads them goes on with the token.
                 Ok(_) => return,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return,
+                Err(error) => return self.read_failed(read, error),
             }
         }
+    }
+
+    /// An error that was met while nobody was reading: the next read reports it.
+    fn read_failed(&self, read: &mut ReadSide, error: io::Error) {
+        read.error = Some(error);
+        self.progressed(Progress::RECEIVE_ENDED);
     }
 }

@@ -21,7 +21,7 @@ const PROBE_EVERY: u64 = 64 * 1024;
 
 /// What the kernel knows of the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Peer {
+pub(super) enum Peer {
     Open,
     /// It has shut its write side and goes on reading.
     HalfClosed,
@@ -176,7 +176,7 @@ impl Core {
     }
 
     /// What the kernel knows of the peer, without taking an error that is a read's to report.
-    fn peer(&self) -> io::Result<Peer> {
+    pub(super) fn peer(&self) -> io::Result<Peer> {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
         let mut fds = [PollFd::new(self.tcp(), PollFlags::RDHUP)];
         poll(&mut fds, Some(&Timespec::default()))?;
@@ -201,21 +201,27 @@ impl Core {
         }
     }
 
+    /// Arranges that whoever waits is woken when something happens to the lifeline of a stream that has switched its sending. True
+    /// if so; false when it has happened.
+    ///
+    /// Nothing is written by TCP any more, so the readiness to write stands for that. (The one to read cannot be used: it
+    /// stays set while unread bytes lie before a FIN.)
+    pub(super) fn watch_lifeline(&self) -> io::Result<bool> {
+        for _ in 0..2 {
+            if self.tcp().poll_write_ready(&mut self.upgrade.context())?.is_pending() {
+                return Ok(true);
+            }
+            let _ = self.tcp().try_io(Interest::WRITABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+        }
+        Ok(false)
+    }
+
     /// Before the writing side sleeps on a full ring. Whoever is to be woken has registered.
     fn watch_room(&self, producer: &mut Producer, storm: &mut Storm) -> io::Result<Look> {
         let mut context = self.upgrade.context();
         self.moved[1].store(producer.produced(), Ordering::Relaxed);
         self.watch_bell(&mut context, storm)?;
-        // Nothing is written by TCP any more, so this readiness means: something has happened to the lifeline. (The
-        // read side's cannot be used: it stays set while unread bytes lie before a FIN.)
-        let mut watched = false;
-        for _ in 0..2 {
-            watched = self.tcp().poll_write_ready(&mut context)?.is_pending();
-            if watched {
-                break;
-            }
-            let _ = self.tcp().try_io(Interest::WRITABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
-        }
+        let watched = self.watch_lifeline()?;
         if !producer.arm().map_err(|fault| self.fault(fault))? {
             return Ok(Look::Something);
         }

@@ -31,6 +31,8 @@ pub enum Reason {
     Declined(Decline),
     /// Turned off for this process (`SHMBC_HOST=off`) or this stream.
     Disabled,
+    /// The connection ended before it could be upgraded.
+    Closed,
     /// Bytes went over the socket before it became a stream, so nobody can say where to switch.
     UsedBefore,
 }
@@ -54,6 +56,7 @@ impl fmt::Display for Reason {
             Self::Refused(refusal) => write!(f, "refused: {refusal}"),
             Self::Declined(why) => write!(f, "declined: {why}"),
             Self::Disabled => f.write_str("disabled"),
+            Self::Closed => f.write_str("closed before it was upgraded"),
             Self::UsedBefore => f.write_str("the socket was used before it became a stream"),
         }
     }
