@@ -1,15 +1,40 @@
 //! With a real Docker engine: containers appear in the table with their addresses, labels and ports, and go again.
 //!
-//! Needs an engine that answers at /var/run/docker.sock, so it is run with `--include-ignored` where there is one.
+//! Where no engine answers at /var/run/docker.sock the tests that need one are reported as ignored, with that reason.
 
 mod common;
 
-use std::process::Command;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use common::*;
+use libtest_mimic::{Arguments, Trial};
 use shmbc::control::message::*;
 use shmbc_host::Docker;
+
+fn main() -> ExitCode {
+    let engine = Command::new("docker").args(["version", "-f", "{{.Server.Version}}"]).output();
+    let no_engine = !engine.is_ok_and(|answer| answer.status.success());
+    if no_engine {
+        eprintln!("skipped: the tests of a container's life need a Docker engine that this user may use");
+    }
+    libtest_mimic::run(
+        &Arguments::from_args(),
+        vec![
+            trial("container_when_it_starts_and_stops_appears_in_the_table_and_goes", containers_come_and_go)
+                .with_ignored_flag(no_engine),
+            trial("service_when_docker_is_absent_starts_all_the_same", docker_is_absent),
+        ],
+    )
+    .exit_code()
+}
+
+fn trial<F: Future<Output = ()> + 'static>(name: &str, test: fn() -> F) -> Trial {
+    Trial::test(name, move || {
+        tokio::runtime::Runtime::new().unwrap().block_on(test());
+        Ok(())
+    })
+}
 
 fn docker(arguments: &[&str]) -> String {
     let output = Command::new("docker").args(arguments).output().expect("the docker command is there");
@@ -62,9 +87,7 @@ async fn rows(client: &Client) -> Vec<ContainerRow> {
     }
 }
 
-#[tokio::test]
-#[ignore = "needs a Docker engine"]
-async fn container_when_it_starts_and_stops_appears_in_the_table_and_goes() {
+async fn containers_come_and_go() {
     let name = format!("{}-{}", "table", std::process::id());
     let before = Container::start(&format!("{name}-before"));
     let service = start_with(|config| config.docker = Docker::At("/var/run/docker.sock".into())).await;
@@ -103,8 +126,7 @@ async fn container_when_it_starts_and_stops_appears_in_the_table_and_goes() {
     }
 }
 
-#[tokio::test]
-async fn service_when_docker_is_absent_starts_all_the_same() {
+async fn docker_is_absent() {
     let service = start_with(|config| config.docker = Docker::At("/nowhere/docker.sock".into())).await;
     let client = service.client().await;
     assert!(rows(&client).await.is_empty());
