@@ -1,7 +1,7 @@
 //! One ring: a single producer and a single consumer in two processes, no locks.
 //!
 //! Each side keeps its own cursor in private memory and publishes it; the other side's cursor is a claim that
-//! [`cursor`] checks before it means anything. Cursors count bytes and never wrap.
+//! `cursor` checks before it means anything. Cursors count bytes and never wrap.
 //!
 //! ```text
 //!  publish:  copy, tail.store(Release), fence(SeqCst), look at the consumer's mark: set? take it and ring

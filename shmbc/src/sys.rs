@@ -1,6 +1,6 @@
 //! *** The only `unsafe` of the core. ***
 //!
-//! [`mapping`] maps and unmaps a checked block, [`access`] reaches into it: copies and words. Nothing else in the
+//! `mapping` maps and unmaps a checked block, `access` reaches into it: copies and words. Nothing else in the
 //! crate sees a pointer into shared memory, and nobody, these files included, ever makes a reference to shared
 //! payload bytes: another process writes there at any time.
 

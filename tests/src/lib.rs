@@ -1,6 +1,6 @@
 //! What the tests across the crates share: real processes, namespaces, sockets and a host service to run them against.
 //!
-//! [`suite`] runs tests and says which ones this machine cannot run, and why. [`Peer`] is one end of a connection in a process
+//! [`suite()`] runs tests and says which ones this machine cannot run, and why. [`Peer`] is one end of a connection in a process
 //! of its own (`shmbc-peer`), told by a test what to do with the words of [`script`]; [`HostProcess`] the real service;
 //! [`NetNs`] two machines. [`raw`] has the system calls for which no crate has a safe function; it is the only file here
 //! with `unsafe` in it. Nothing here stands in for a part of SHMBC.

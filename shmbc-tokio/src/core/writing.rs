@@ -3,11 +3,13 @@
 use std::io::{self, IoSlice};
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use rustix::net::{RecvFlags, SendFlags};
 use shmbc::link::{Granted, Send};
 use shmbc::ring::Producer;
 use shmbc::sys::current_cpu;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::Interest;
 use tokio::task::coop;
 
@@ -216,6 +218,18 @@ impl Core {
         Ok(false)
     }
 
+    /// Has the kernel probe the lifeline while this end sleeps: an end that took our own probe and then died would leave us
+    /// asleep for ever. Its kernel answers with a reset within a minute or so (once its half-closed socket has timed out). What the
+    /// program has set stays.
+    fn keep_alive(&self) -> io::Result<()> {
+        let socket = SockRef::from(self.tcp());
+        if socket.keepalive()? {
+            return Ok(());
+        }
+        let each = Duration::from_secs(5);
+        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(each).with_interval(each))
+    }
+
     /// Before the writing side sleeps on a full ring. Whoever is to be woken has registered.
     fn watch_room(&self, producer: &mut Producer, storm: &mut Storm) -> io::Result<Look> {
         let mut context = self.upgrade.context();
@@ -225,9 +239,10 @@ impl Core {
         if !producer.arm().map_err(|fault| self.fault(fault))? {
             return Ok(Look::Something);
         }
-        // A peer that has shut its own side can die without a word from the kernel: ask.
+        // A peer that has shut its own side can die without a word from the kernel: ask, and have the kernel go on asking.
         if self.peer()? != Peer::Open {
             self.probe()?;
+            self.keep_alive()?;
         }
         Ok(if watched { Look::Nothing } else { Look::Something })
     }
