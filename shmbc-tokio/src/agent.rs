@@ -12,7 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -40,6 +40,9 @@ const WELCOME: Duration = Duration::from_secs(5);
 /// that is stopped or dead takes longer.
 const LEAVING: Duration = Duration::from_secs(5);
 
+/// How long a writer that sleeps on the full ring of a half-closed peer waits before it probes again.
+const PROBE_AGAIN: Duration = Duration::from_secs(1);
+
 /// Most frames that wait for a host that does not read. Beyond that the session is given up.
 const OUTBOX_MAX: usize = 100_000;
 
@@ -58,6 +61,7 @@ enum Command {
     Offer(Box<Claim>),
     Close(OfferId),
     CloseBehindToken(Leaving),
+    WakeAt(Instant, Weak<Upgrade>),
 }
 
 /// The socket of a stream that was dropped while its peer's token was on its way. Its write side is shut; it is closed once
@@ -118,6 +122,15 @@ pub(crate) fn close_behind_token(socket: OwnedFd, left: usize) {
     }
 }
 
+/// Wakes whoever waits for this stream once, in a while. (A runtime's own timer may be switched off.)
+pub(crate) fn wake_later(upgrade: &Arc<Upgrade>) {
+    if let Some(agent) = agent()
+        && upgrade.order_wake()
+    {
+        agent.send(Command::WakeAt(Instant::now() + PROBE_AGAIN, Arc::downgrade(upgrade)));
+    }
+}
+
 /// What the host service has said about `ip`.
 pub(crate) fn locality(ip: IpAddr) -> Locality {
     match agent() {
@@ -145,8 +158,15 @@ fn start(path: &'static Path) -> io::Result<&'static Agent> {
         locality: RwLock::default(),
         process: std::process::id(),
     }));
-    let talk =
-        Talk { agent, path, session: None, claims: HashMap::new(), leaving: Vec::new(), retry: Retry::default() };
+    let talk = Talk {
+        agent,
+        path,
+        session: None,
+        claims: HashMap::new(),
+        leaving: Vec::new(),
+        wakes: VecDeque::new(),
+        retry: Retry::default(),
+    };
     std::thread::Builder::new().name("shmbc-agent".into()).spawn(move || talk.run())?;
     Ok(agent)
 }
@@ -168,6 +188,8 @@ struct Talk {
     /// Every stream that was offered or wants to be, until it is closed.
     claims: HashMap<OfferId, Claim>,
     leaving: Vec<Leaving>,
+    /// In the order in which they are due.
+    wakes: VecDeque<(Instant, Weak<Upgrade>)>,
     retry: Retry,
 }
 
@@ -234,7 +256,8 @@ impl Talk {
             None => self.retry.at.map(|at| at.saturating_duration_since(Instant::now())),
         };
         let leaving = self.leaving.iter().map(|leaving| leaving.until.saturating_duration_since(Instant::now()));
-        let timeout = timeout.into_iter().chain(leaving).min();
+        let wake = self.wakes.front().map(|(due, _)| due.saturating_duration_since(Instant::now()));
+        let timeout = timeout.into_iter().chain(leaving).chain(wake).min();
         // Rounded up: a timeout of a fraction of a millisecond must not become a busy loop.
         let timeout = timeout
             .map_or(PollTimeout::NONE, |t| PollTimeout::try_from(t.as_millis() as i32 + 1).unwrap_or(PollTimeout::MAX));
@@ -244,6 +267,11 @@ impl Talk {
         }
         self.agent.wake.take()?;
         self.leaving.retain_mut(|leaving| !leaving.is_over());
+        while self.wakes.front().is_some_and(|(due, _)| Instant::now() >= *due) {
+            if let Some(upgrade) = self.wakes.pop_front().and_then(|(_, upgrade)| upgrade.upgrade()) {
+                upgrade.wake();
+            }
+        }
         if self.session.is_some() {
             self.flush()?;
             while let Some(received) = self.receive()? {
@@ -262,6 +290,7 @@ impl Talk {
     fn carry_out(&mut self, command: Command) {
         match command {
             Command::CloseBehindToken(leaving) => self.leaving.push(leaving),
+            Command::WakeAt(due, upgrade) => self.wakes.push_back((due, upgrade)),
             Command::Offer(claim) => {
                 let id = claim.id;
                 self.claims.insert(id, *claim);

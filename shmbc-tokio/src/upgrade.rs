@@ -36,6 +36,8 @@ pub(crate) struct Upgrade {
     shut: AtomicBool,
     /// The stream has been offered: the agent knows of it.
     claimed: AtomicBool,
+    /// The agent is to wake the stream in a while.
+    wake_ordered: AtomicBool,
     wakers: Arc<Wakers>,
     /// Wakes everything in `wakers`.
     combined: Waker,
@@ -64,6 +66,7 @@ impl Upgrade {
             shm: OnceLock::new(),
             shut: AtomicBool::new(false),
             claimed: AtomicBool::new(false),
+            wake_ordered: AtomicBool::new(false),
             wakers,
             combined,
         })
@@ -117,6 +120,17 @@ impl Upgrade {
             self.claimed.store(true, Ordering::Relaxed);
         }
         claimed
+    }
+
+    /// Whether a wake-up is to be ordered from the agent: not while another is on its way.
+    pub(crate) fn order_wake(&self) -> bool {
+        !self.wake_ordered.swap(true, Ordering::Relaxed)
+    }
+
+    /// The agent's: the ordered wake-up.
+    pub(crate) fn wake(&self) {
+        self.wake_ordered.store(false, Ordering::Relaxed);
+        self.wakers.wake_all();
     }
 
     /// Whether the agent has heard of this stream.

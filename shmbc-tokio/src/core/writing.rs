@@ -3,17 +3,16 @@
 use std::io::{self, IoSlice};
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use rustix::net::{RecvFlags, SendFlags};
 use shmbc::link::{Granted, Send};
 use shmbc::ring::Producer;
 use shmbc::sys::current_cpu;
-use socket2::{SockRef, TcpKeepalive};
 use tokio::io::Interest;
 use tokio::task::coop;
 
 use super::{Core, Look, WriteSide};
+use crate::agent;
 use crate::bell::Storm;
 use crate::traffic::Way;
 use crate::upgrade::Stage;
@@ -218,18 +217,6 @@ impl Core {
         Ok(false)
     }
 
-    /// Has the kernel probe the lifeline while this end sleeps: an end that took our own probe and then died would leave us
-    /// asleep for ever. Its kernel answers with a reset within a minute or so (once its half-closed socket has timed out). What the
-    /// program has set stays.
-    fn keep_alive(&self) -> io::Result<()> {
-        let socket = SockRef::from(self.tcp());
-        if socket.keepalive()? {
-            return Ok(());
-        }
-        let each = Duration::from_secs(5);
-        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(each).with_interval(each))
-    }
-
     /// Before the writing side sleeps on a full ring. Whoever is to be woken has registered.
     fn watch_room(&self, producer: &mut Producer, storm: &mut Storm) -> io::Result<Look> {
         let mut context = self.upgrade.context();
@@ -239,10 +226,11 @@ impl Core {
         if !producer.arm().map_err(|fault| self.fault(fault))? {
             return Ok(Look::Something);
         }
-        // A peer that has shut its own side can die without a word from the kernel: ask, and have the kernel go on asking.
+        // A peer that has shut its own side can die without a word from the kernel: ask, and ask again later, since it may take
+        // the probe before it dies.
         if self.peer()? != Peer::Open {
             self.probe()?;
-            self.keep_alive()?;
+            agent::wake_later(&self.upgrade);
         }
         Ok(if watched { Look::Nothing } else { Look::Something })
     }
