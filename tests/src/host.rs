@@ -10,7 +10,7 @@ use shmbc::control::message::{PROTOCOL, ToClient, ToHost};
 use shmbc::control::socket::{receive, send};
 
 use crate::netns;
-use crate::process::{host_program, open_fds};
+use crate::process::{open_fds, program};
 use crate::raw::dies_with_us;
 use crate::sockets::{wait_for, wait_until};
 
@@ -80,7 +80,7 @@ impl HostProcess {
     /// Starts it again at the same socket, and waits until it answers.
     pub fn restart(&mut self) {
         self.kill();
-        let mut command = netns::command(self.netns.as_deref(), &host_program("shmbc-host"));
+        let mut command = netns::command(self.netns.as_deref(), &program("shmbc-host-under-test"));
         command
             .env("SHMBC_LOG", "warn")
             .args(["run", "--docker", "off", "--socket"])
@@ -100,7 +100,7 @@ impl HostProcess {
     ///
     /// When the tool fails.
     pub fn connections(&self) -> Vec<serde_json::Value> {
-        let output = std::process::Command::new(host_program("shmbc"))
+        let output = std::process::Command::new(program("shmbc-under-test"))
             .args(["ss", "--json", "--socket"])
             .arg(&self.socket)
             .output()

@@ -8,7 +8,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use nix::sys::signal::{Signal, kill};
 
 use crate::netns;
-use crate::process::peer_program;
+use crate::process::program;
 use crate::raw::dies_with_us;
 use crate::script::{Answer, Command, Kind, Move, Moved};
 
@@ -50,7 +50,7 @@ impl Peer {
     ///
     /// When it cannot be started.
     pub fn start(setup: &Setup) -> Self {
-        let mut command = netns::command(setup.netns.as_deref(), &peer_program());
+        let mut command = netns::command(setup.netns.as_deref(), &program("shmbc-peer"));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).env_remove("SHMBC_HOST").env_remove("SHMBC_WAIT");
         if let Some(host) = &setup.host {
             command.env("SHMBC_HOST", host);

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 fn check(result: libc::c_long) -> io::Result<libc::c_long> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
@@ -49,6 +50,36 @@ impl SharedMap {
         assert!(at < self.len);
         // SAFETY: as in `get`.
         unsafe { self.base.as_ptr().add(at).write_volatile(byte) }
+    }
+
+    /// The word at `at`, a multiple of 8.
+    pub fn word(&self, at: usize) -> u64 {
+        self.atomic(at).load(Ordering::Acquire)
+    }
+
+    /// Writes the word at `at`, a multiple of 8.
+    pub fn set_word(&self, at: usize, word: u64) {
+        self.atomic(at).store(word, Ordering::Release);
+    }
+
+    fn atomic(&self, at: usize) -> &AtomicU64 {
+        assert!(at.is_multiple_of(8) && at + 8 <= self.len);
+        // SAFETY: inside of the mapping, which begins at a page.
+        let word = unsafe { self.base.as_ptr().add(at) };
+        // SAFETY: aligned, and mapped until `self` is dropped; this process accesses it by other means only as single bytes in
+        // tests that want it torn.
+        unsafe { AtomicU64::from_ptr(word.cast()) }
+    }
+
+    /// `madvise(2)` on the whole mapping.
+    ///
+    /// # Errors
+    ///
+    /// Those of `madvise(2)`.
+    pub fn advise(&self, advice: libc::c_int) -> io::Result<()> {
+        // SAFETY: our own mapping; whatever becomes of its contents, no reference to them exists.
+        let result = unsafe { libc::madvise(self.base.as_ptr().cast(), self.len, advice) };
+        check(result.into()).map(drop)
     }
 
     /// Binds the mapped memory to NUMA node 0, as `mbind(2)` does.
