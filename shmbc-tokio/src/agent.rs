@@ -167,7 +167,11 @@ fn start(path: &'static Path) -> io::Result<&'static Agent> {
         wakes: VecDeque::new(),
         retry: Retry::default(),
     };
-    std::thread::Builder::new().name("shmbc-agent".into()).spawn(move || talk.run())?;
+    std::thread::Builder::new().name("shmbc-agent".into()).spawn(move || {
+        // The program's signals are for the program's threads.
+        let _ = nix::sys::signal::SigSet::all().thread_block();
+        talk.run();
+    })?;
     Ok(agent)
 }
 
