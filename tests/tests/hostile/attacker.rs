@@ -18,7 +18,7 @@ use shmbc_tests::raw::SharedMap;
 use shmbc_tests::sockets::wait_for;
 
 use crate::orders::{HOST, Order, Report, Said, Switch};
-use crate::{assaults, thrower};
+use crate::{assaults, striker, thrower};
 
 /// Carries out orders until there are no more.
 pub(crate) fn obey() {
@@ -107,7 +107,7 @@ impl Attacker {
             Order::Offer => self.offer()?,
             Order::Grant => self.spoils = Some(self.granted()?),
             Order::GrantUnmapped => drop(self.granted()?),
-            Order::Exhaust => found = assaults::exhaust(none(self.spoils.as_mut(), "grant")?)?,
+            Order::Exhaust => found = striker::exhaust(none(self.spoils.as_mut(), "grant")?)?,
             Order::Ready => self.say(&ToHost::Ready(OfferId(self.offers)))?,
             Order::Go => match self.hear()? {
                 (ToClient::Go(OfferId(id)), _) if id == self.offers => {}

@@ -123,7 +123,7 @@ fn switch_forbidden() {
     let stream = told_to_go(&mut scene, &forbids);
     scene.busy(stream);
     // The victim's bytes come by TCP, the hostile process's would come by the ring.
-    let (report, _) = (scene.hostile.assault(Assault::Nothing, 1 << 40), scene.ending(stream));
+    let (report, _) = (scene.hostile.assault(Assault::Nothing, 2 << 20), scene.ending(stream));
     assert!(report.wrote > 0 && report.read == 0 && report.stray > 1 << 20, "{report:?}");
     scene.over();
 }

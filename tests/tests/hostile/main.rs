@@ -13,6 +13,7 @@ mod lies;
 mod orders;
 mod scene;
 mod scribbles;
+mod striker;
 mod thrower;
 mod traced;
 

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
 use serde::{Deserialize, Serialize};
+use shmbc::layout::Words;
 use shmbc_tests::suite::player;
 
 /// The role in which this test program is the hostile process.
@@ -80,9 +81,9 @@ pub(crate) enum Assault {
     /// Nothing.
     Nothing,
     /// Writes one word of the header over and over.
-    Word(usize, u64),
+    Word(WordAt, u64),
     /// Sets one word of the header to less than it was, over and over.
-    Back(usize),
+    Back(WordAt),
     /// Random words anywhere in the header.
     RandomWords,
     /// Random bytes, one at a time, so that words are torn too.
@@ -95,6 +96,28 @@ pub(crate) enum Assault {
     Stray(u64),
     /// Something with the descriptors it was given.
     Wreck(Wreck),
+}
+
+/// A word of the header, as the hostile process sees it. The two ends are not told beforehand which of them is A.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum WordAt {
+    /// One of [`Words::all`] of the direction that it writes.
+    Mine(usize),
+    /// One of the direction that the victim writes.
+    Its(usize),
+    /// At this offset.
+    Offset(usize),
+}
+
+impl WordAt {
+    /// Its offset, where the two directions have these words.
+    pub(crate) const fn offset(self, [mine, its]: [Words; 2]) -> usize {
+        match self {
+            Self::Mine(index) => mine.all()[index].offset(),
+            Self::Its(index) => its.all()[index].offset(),
+            Self::Offset(offset) => offset,
+        }
+    }
 }
 
 impl Assault {
@@ -183,8 +206,6 @@ pub(crate) struct Report {
     pub(crate) strikes: u64,
     /// Whether the victim has reset the connection.
     pub(crate) reset: bool,
-    /// Whether it was end A of the block.
-    pub(crate) is_a: bool,
     /// What it found out.
     pub(crate) found: String,
 }

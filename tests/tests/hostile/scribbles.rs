@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use shmbc::layout::{CAPACITY_WORDS, Direction, MAGIC_WORD, VERSION_WORD, Word, Words};
+use shmbc::layout::{CAPACITY_WORDS, Direction, MAGIC_WORD, VERSION_WORD, Words};
 use shmbc_tests::suite::Test;
 use shmbc_tests::test;
 
-use crate::orders::Assault;
+use crate::orders::{Assault, WordAt};
 use crate::scene::Scene;
 
 /// Bytes each way that an assault lets flow, if it can.
@@ -26,22 +26,23 @@ pub(crate) fn tests() -> Vec<Test> {
     ]
 }
 
-fn words() -> Vec<Word> {
-    let named = [MAGIC_WORD, VERSION_WORD].into_iter().chain(CAPACITY_WORDS);
-    named.chain(Direction::BOTH.iter().flat_map(|&direction| Words::of(direction).all())).collect()
+fn words() -> Vec<WordAt> {
+    let named = [MAGIC_WORD, VERSION_WORD].into_iter().chain(CAPACITY_WORDS).map(|word| WordAt::Offset(word.offset()));
+    let of_a_direction = 0..Words::of(Direction::AToB).all().len();
+    named.chain(of_a_direction.flat_map(|index| [WordAt::Mine(index), WordAt::Its(index)])).collect()
 }
 
 fn every_word() {
+    let words_of_a = Words::of(Direction::AToB).all();
+    let index = |word| words_of_a.iter().position(|&other| other == word).expect("one of them");
+    let (tail, head) = (index(Words::of(Direction::AToB).tail), index(Words::of(Direction::AToB).head));
     let mut scene = Scene::new();
     for word in words() {
         for value in [0, 1, RING, RING + 1, u64::MAX] {
-            let (report, ending) = scene.suffer(Assault::Word(word.offset(), value), BYTES);
-            eprintln!("DBG {word:?} {value:#x} {report:?} {ending:?}");
-            // The two cursors that the victim must believe, each further than any can be.
-            let [mine, its] =
-                if report.is_a { Direction::BOTH } else { [Direction::BToA, Direction::AToB] }.map(Words::of);
-            if value == u64::MAX && [mine.tail, its.head].contains(&word) {
-                assert!(ending.is_reset(), "{word:?}: {report:?}, {ending:?}");
+            let (report, ending) = scene.suffer(Assault::Word(word, value), BYTES);
+            // The two cursors that the victim depends on, further than they can be whatever has moved.
+            if [WordAt::Mine(tail), WordAt::Its(head)].contains(&word) && value == u64::MAX {
+                assert!(ending.is_reset(), "{word:?} set to {value}: {report:?}, {ending:?}");
             }
         }
     }
@@ -51,7 +52,7 @@ fn every_word() {
 fn backwards() {
     let mut scene = Scene::new();
     for word in words() {
-        scene.suffer(Assault::Back(word.offset()), BYTES);
+        scene.suffer(Assault::Back(word), BYTES);
     }
     scene.over();
 }
