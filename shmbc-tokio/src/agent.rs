@@ -33,6 +33,10 @@ use crate::upgrade::{Shm, Upgrade};
 /// First and longest pause before the host service is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
+/// How long an address that the table does not have may still come: a peer that has just said its first word to the host
+/// service is told to everybody a moment later.
+const UNKNOWN_YET: Duration = Duration::from_millis(500);
+
 /// How long a host may take to answer `Hello`.
 const WELCOME: Duration = Duration::from_secs(5);
 
@@ -85,6 +89,7 @@ pub(crate) struct Claim {
     pub(crate) runtime: Handle,
     /// Offered because somebody asked, before the traffic showed that it is worth it: may be offered again.
     pub(crate) early: bool,
+    pub(crate) since: Instant,
 }
 
 /// A number for a stream's offer; never used twice in this process.
@@ -164,6 +169,7 @@ fn start(path: &'static Path) -> io::Result<&'static Agent> {
         session: None,
         claims: HashMap::new(),
         leaving: Vec::new(),
+        undecided: VecDeque::new(),
         wakes: VecDeque::new(),
         retry: Retry::default(),
     };
@@ -192,6 +198,8 @@ struct Talk {
     /// Every stream that was offered or wants to be, until it is closed.
     claims: HashMap<OfferId, Claim>,
     leaving: Vec<Leaving>,
+    /// Claims whose peer's address is not known yet, in the order in which that is taken for an answer.
+    undecided: VecDeque<(Instant, OfferId)>,
     /// In the order in which they are due.
     wakes: VecDeque<(Instant, Weak<Upgrade>)>,
     retry: Retry,
@@ -260,8 +268,9 @@ impl Talk {
             None => self.retry.at.map(|at| at.saturating_duration_since(Instant::now())),
         };
         let leaving = self.leaving.iter().map(|leaving| leaving.until.saturating_duration_since(Instant::now()));
+        let decision = self.undecided.front().map(|(due, _)| due.saturating_duration_since(Instant::now()));
         let wake = self.wakes.front().map(|(due, _)| due.saturating_duration_since(Instant::now()));
-        let timeout = timeout.into_iter().chain(leaving).chain(wake).min();
+        let timeout = timeout.into_iter().chain(leaving).chain(decision).chain(wake).min();
         // Rounded up: a timeout of a fraction of a millisecond must not become a busy loop.
         let timeout = timeout
             .map_or(PollTimeout::NONE, |t| PollTimeout::try_from(t.as_millis() as i32 + 1).unwrap_or(PollTimeout::MAX));
@@ -271,6 +280,11 @@ impl Talk {
         }
         self.agent.wake.take()?;
         self.leaving.retain_mut(|leaving| !leaving.is_over());
+        while self.undecided.front().is_some_and(|(due, _)| Instant::now() >= *due) {
+            if let Some((_, id)) = self.undecided.pop_front() {
+                self.submit_again(id);
+            }
+        }
         while self.wakes.front().is_some_and(|(due, _)| Instant::now() >= *due) {
             if let Some(upgrade) = self.wakes.pop_front().and_then(|(_, upgrade)| upgrade.upgrade()) {
                 upgrade.wake();
@@ -321,6 +335,10 @@ impl Talk {
         let table = self.agent.locality.read().unwrap_or_else(PoisonError::into_inner);
         if !local && table.query(claim.peer.ip()) == Locality::Remote {
             drop(table);
+            let answer = claim.since + UNKNOWN_YET;
+            if Instant::now() < answer {
+                return self.undecided.push_back((answer, id));
+            }
             return upgrade.stay(Reason::Remote);
         }
         drop(table);
@@ -332,15 +350,18 @@ impl Talk {
 
     /// Submits again every claim that is on TCP for want of a host or of knowledge.
     fn resubmit(&mut self) {
-        let waiting = |claim: &Claim| {
-            let phase = claim.upgrade.upgrade().map(|upgrade| upgrade.phase());
-            matches!(
-                phase,
-                Some(Phase::Tcp(Reason::NotYet | Reason::NoHost | Reason::Remote | Reason::Refused(Refusal::Draining)))
-            )
-        };
-        let ids: Vec<_> = self.claims.values().filter(|claim| waiting(claim)).map(|claim| claim.id).collect();
+        self.undecided.clear();
+        let ids: Vec<_> = self.claims.keys().copied().collect();
         for id in ids {
+            self.submit_again(id);
+        }
+    }
+
+    fn submit_again(&mut self, id: OfferId) {
+        let phase = self.claims.get(&id).and_then(|claim| claim.upgrade.upgrade()).map(|upgrade| upgrade.phase());
+        if let Some(Phase::Tcp(Reason::NotYet | Reason::NoHost | Reason::Remote | Reason::Refused(Refusal::Draining))) =
+            phase
+        {
             self.submit(id);
         }
     }

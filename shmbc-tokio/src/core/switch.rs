@@ -40,6 +40,7 @@ impl Core {
             peer,
             runtime,
             early,
+            since: std::time::Instant::now(),
         };
         if !self.upgrade.claim() {
             return;
