@@ -12,9 +12,11 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use rustix::net::RecvFlags;
 use shmbc::link::{Granted, Path, Phase, Reason, Receiving, Sending};
 use shmbc::ring::{PeerFault, Wake};
 use socket2::SockRef;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use crate::agent;
@@ -119,6 +121,14 @@ impl Core {
     #[inline]
     pub(crate) const fn tcp(&self) -> &TcpStream {
         self.tcp.as_ref().expect("a stream has its socket until it is consumed")
+    }
+
+    /// Whether bytes lie in the socket: 1, or 0 at its end. Takes nothing; clears a readiness that is out of date.
+    fn peek_tcp(&self) -> io::Result<usize> {
+        self.tcp().try_io(Interest::READABLE, || {
+            let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+            Ok(rustix::net::recv(self.tcp(), &mut [0_u8; 1], flags).map(|(_, n)| n)?)
+        })
     }
 
     /// Takes the socket out of a stream that is consumed. Nothing when it is switched, or may be at any moment.

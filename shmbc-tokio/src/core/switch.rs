@@ -6,11 +6,9 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 
-use rustix::net::RecvFlags;
 use shmbc::link::{Granted, Path, Reason, Send};
 use shmbc::ring::PeerFault;
 use shmbc::sys::tcp_position;
-use tokio::io::Interest;
 use tokio::runtime::Handle;
 
 use super::writing::Peer;
@@ -170,12 +168,9 @@ impl Core {
             if !matches!(self.tcp().poll_read_ready(&mut self.upgrade.context()), Poll::Ready(Ok(()))) {
                 return;
             }
-            // Readable, but by what? A look that takes nothing and clears stale readiness.
-            let look = self.tcp().try_io(Interest::READABLE, || {
-                Ok(rustix::net::recv(self.tcp(), &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT)?)
-            });
-            match look {
-                Ok((_, 0)) => return self.progressed(Progress::RECEIVE_ENDED),
+            // Readable, but by what?
+            match self.peek_tcp() {
+                Ok(0) => return self.progressed(Progress::RECEIVE_ENDED),
                 Ok(_) if self.next_is_token(read) => {}
                 // The program's bytes come first; whoever reads them goes on with the token.
                 Ok(_) => return,

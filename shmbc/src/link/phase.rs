@@ -59,11 +59,6 @@ impl Phase {
     pub const fn may_switch(&self) -> bool {
         matches!(self, Self::Go)
     }
-
-    /// Whether a later event can still change the path.
-    pub const fn is_pending(&self) -> bool {
-        matches!(self, Self::Offered | Self::Ready)
-    }
 }
 
 #[cfg(test)]
