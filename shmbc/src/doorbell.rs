@@ -70,6 +70,24 @@ impl Waiter {
     pub fn adopt(fd: OwnedFd) -> Self {
         Self(fd)
     }
+
+    /// Forgets the rings so far, for reactors that are not edge-triggered: it is readable again at the next one. Whether there
+    /// were any. Concerns this process only; whoever else waits here must be told.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` when the descriptor is not what the host should have sent.
+    pub fn drain(&self) -> io::Result<bool> {
+        use rustix::event::epoll::{Event, EventData, EventFlags, wait};
+        let mut events = [Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }];
+        loop {
+            match wait(&self.0, &mut events, Some(&rustix::event::Timespec::default())) {
+                Ok(n) => return Ok(n > 0),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
 }
 
 impl AsFd for Waiter {
@@ -109,6 +127,18 @@ mod tests {
             ringer.ring().unwrap();
             assert_eq!(edges(&reactor), 1);
             assert_eq!(edges(&reactor), 0);
+        }
+    }
+
+    #[test]
+    fn waiter_when_drained_is_readable_again_at_the_next_ring() {
+        let (ringer, waiter) = pair().unwrap();
+        assert!(!waiter.drain().unwrap());
+        for _ in 0..3 {
+            ringer.ring().unwrap();
+            ringer.ring().unwrap();
+            assert!(waiter.drain().unwrap());
+            assert!(!waiter.drain().unwrap());
         }
     }
 

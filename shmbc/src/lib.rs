@@ -1,8 +1,9 @@
 //! Shared memory links between processes that do not trust each other.
 //!
-//! This crate is the core of SHMBC: what one connection is made of, without a runtime, without I/O
-//! loops and without any knowledge of containers. `shmbc-tokio` builds the types people use on it,
-//! `shmbc-host` the service that brings the two ends together.
+//! This crate is the core of SHMBC: what one connection is made of, without a runtime and without any knowledge of containers.
+//! `shmbc-host` is the service that brings the two ends together. What people use: with tokio the crate `shmbc-tokio`; without it
+//! [`blocking`] for threads, `mio` and `futures` behind the features of these names. The rest is for those who build such
+//! streams.
 //!
 //! # A connection
 //!
@@ -39,24 +40,59 @@
 //!
 //! # Files
 //!
-//! Walk 1, bytes: [`link`] -> [`ring`] -> `sys/access` -> [`doorbell`]. Walk 2, upgrade: [`control`] ->
-//! [`block`] -> [`link`]. All `unsafe` of this crate is in `sys/`.
+//! Walk 1, bytes: [`connection`] -> `driver` -> [`link`] -> [`ring`] -> `sys/access` -> [`doorbell`]; `wait` decides whether to
+//! sleep and [`reactor`] how. Walk 2, upgrade: `traffic` -> `agent` (the process's talk with the host) -> [`control`] ->
+//! [`block`] -> `upgrade` (what the agent and one stream share). All `unsafe` of this crate is in `sys/`.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 // A block is a memfd; models have a twin of the mapped memory instead (`sys/model.rs`).
 #[cfg(not(loom))]
+mod agent;
+#[cfg(not(loom))]
 pub mod block;
+#[cfg(not(loom))]
+pub mod blocking;
+#[cfg(not(loom))]
+mod config;
+#[cfg(not(loom))]
+pub mod connection;
 pub mod control;
 pub mod doorbell;
+#[cfg(not(loom))]
+mod driver;
 pub mod eventfd;
+#[cfg(all(feature = "futures", not(loom)))]
+pub mod futures;
 pub mod layout;
 pub mod link;
 pub mod locality;
+#[cfg(all(feature = "mio", not(loom)))]
+pub mod mio;
 #[cfg(all(test, loom))]
 mod models;
+#[cfg(not(loom))]
+mod over_tcp;
+#[cfg(not(loom))]
+mod polled;
+#[cfg(not(loom))]
+pub mod reactor;
 pub mod ring;
+#[cfg(not(loom))]
+mod storm;
 mod sync;
 pub mod sys;
+#[cfg(not(loom))]
+mod traffic;
+#[cfg(not(loom))]
+mod upgrade;
+#[cfg(not(loom))]
+mod wait;
 
+#[cfg(not(loom))]
+pub use agent::{announce, query};
+#[cfg(not(loom))]
+pub use config::{AlreadyInstalled, Config, ConfigError, When};
 pub use ring::PeerFault;
+#[cfg(not(loom))]
+pub use wait::Wait;

@@ -22,4 +22,6 @@ pub use cpu::current_cpu;
 pub use mapping::Mapping;
 #[cfg(loom)]
 pub use model::{Mapping, current_cpu};
+#[cfg(not(loom))]
+pub(crate) use tcp::tcp_peer_has_ended;
 pub use tcp::{TcpPosition, tcp_position};

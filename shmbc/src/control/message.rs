@@ -31,7 +31,8 @@ pub const PROTOCOL: u16 = 1;
 /// Most labels an [`Identity`] carries. Docker sets no limit; beyond this the rest is left out, in order of name.
 pub const MAX_LABELS: usize = 64;
 
-/// Longest name, label name or label value, in bytes. Longer ones are cut.
+/// Longest name, label name or label value, in bytes. In an [`Identity`] longer ones are left out, since somebody may decide
+/// by them; in tables for people they are cut.
 pub const MAX_TEXT: usize = 128;
 
 /// Most entries in one `Locality` frame; a longer table takes several.
@@ -252,9 +253,10 @@ pub struct Identity {
 pub struct ContainerIdentity {
     /// 64 hexadecimal digits.
     pub id: String,
-    /// Name without the leading slash; empty while the container table does not know it.
+    /// Name without the leading slash; empty while the container table does not know it, and when it is longer than
+    /// [`MAX_TEXT`].
     pub name: String,
-    /// At most [`MAX_LABELS`], none longer than [`MAX_TEXT`].
+    /// At most [`MAX_LABELS`], the first by name; without those whose name or value is longer than [`MAX_TEXT`].
     pub labels: BTreeMap<String, String>,
 }
 
@@ -287,7 +289,7 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoTwin => f.write_str("the other end did not offer this connection"),
-            Self::NotProven => f.write_str("the offered descriptor is not that connection"),
+            Self::NotProven => f.write_str("the host service could not see this socket as one end of that connection"),
             Self::Ambiguous => f.write_str("more than one connection on this host has these addresses"),
             Self::Policy(rule) => write!(f, "policy: {rule}"),
             Self::Quota(limit) => write!(f, "quota: {limit}"),

@@ -23,6 +23,30 @@ pub struct TcpPosition {
 ///
 /// Those of `getsockopt(2)`; `Unsupported` where the kernel (before 4.19) does not count.
 pub fn tcp_position(socket: impl AsFd) -> io::Result<TcpPosition> {
+    let (info, len) = tcp_info(socket)?;
+    let counted = std::mem::offset_of!(libc::tcp_info, tcpi_bytes_retrans) + size_of::<u64>();
+    if len < counted {
+        return Err(io::Error::new(io::ErrorKind::Unsupported, "this kernel does not count bytes sent"));
+    }
+    Ok(TcpPosition {
+        written: info.tcpi_bytes_sent.saturating_sub(info.tcpi_bytes_retrans) + u64::from(info.tcpi_notsent_bytes),
+        arrived: info.tcpi_bytes_received,
+    })
+}
+
+/// Whether the peer of `socket` has sent a FIN or a reset. (`poll(2)` says so too of a socket whose own reading side is shut.)
+///
+/// # Errors
+///
+/// Those of `getsockopt(2)`.
+#[cfg(not(loom))]
+pub(crate) fn tcp_peer_has_ended(socket: impl AsFd) -> io::Result<bool> {
+    // The states of `include/net/tcp_states.h` in which no FIN has come: ESTABLISHED, SYN_SENT, SYN_RECV, FIN_WAIT1, FIN_WAIT2.
+    Ok(!matches!(tcp_info(socket)?.0.tcpi_state, 1..=5))
+}
+
+/// What the kernel knows, and how many bytes of it.
+fn tcp_info(socket: impl AsFd) -> io::Result<(libc::tcp_info, usize)> {
     let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
     let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
     // SAFETY: the kernel writes at most `len` bytes into `info`, which has that size; the descriptor is open.
@@ -38,16 +62,8 @@ pub fn tcp_position(socket: impl AsFd) -> io::Result<TcpPosition> {
     if result != 0 {
         return Err(io::Error::last_os_error());
     }
-    let counted = std::mem::offset_of!(libc::tcp_info, tcpi_bytes_retrans) + size_of::<u64>();
-    if (len as usize) < counted {
-        return Err(io::Error::new(io::ErrorKind::Unsupported, "this kernel does not count bytes sent"));
-    }
     // SAFETY: plain integers, zeroed before and written by the kernel.
-    let info = unsafe { info.assume_init() };
-    Ok(TcpPosition {
-        written: info.tcpi_bytes_sent.saturating_sub(info.tcpi_bytes_retrans) + u64::from(info.tcpi_notsent_bytes),
-        arrived: info.tcpi_bytes_received,
-    })
+    Ok((unsafe { info.assume_init() }, len as usize))
 }
 
 #[cfg(all(test, not(loom)))]

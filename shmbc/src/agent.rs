@@ -1,0 +1,164 @@
+//! The process's talk with the host service: one thread, one control socket, however many runtimes come and go.
+//!
+//! Streams hand it their offers and forget about them; it asks the locality table, offers, maps what is granted,
+//! answers, and tells each stream through its [`Upgrade`]. When the host service goes away it comes back to it, and offers
+//! again what has stayed on TCP for want of a host. Never on the data path: it may stop for a minute and no byte is late.
+//!
+//! The thread starts with the first listener or offer of the process and sleeps in `poll(2)`. Here is what streams reach of
+//! it; [`talk`] is the thread, [`session`] its socket.
+
+pub(crate) mod bells;
+mod due;
+mod grant;
+mod leaving;
+mod session;
+mod talk;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{OwnedFd, RawFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
+use std::time::{Duration, Instant};
+
+use crate::config::Config;
+use crate::control::message::OfferId;
+use crate::eventfd::EventFd;
+use crate::link::Reason;
+use crate::locality::{Locality, LocalityTable};
+use crate::reactor::Registrar;
+use crate::upgrade::Upgrade;
+use bells::Listen;
+use leaving::Leaving;
+use talk::Talk;
+
+/// How long a writer that sleeps on the full ring of a half-closed peer waits before it probes again.
+const PROBE_AGAIN: Duration = Duration::from_secs(1);
+
+/// The part of the agent that streams reach.
+#[derive(Debug)]
+struct Agent {
+    queue: Mutex<Vec<Command>>,
+    wake: EventFd,
+    locality: RwLock<LocalityTable>,
+    /// A forked child has the memory of the agent, but not its thread.
+    process: u32,
+}
+
+#[derive(Debug)]
+enum Command {
+    Offer(Box<Claim>),
+    Close(OfferId),
+    CloseBehindToken(Leaving),
+    WakeAt(Instant, Weak<Upgrade>),
+    #[cfg_attr(not(feature = "mio"), allow(dead_code, reason = "only mio's streams cannot listen themselves"))]
+    Listen(Listen),
+}
+
+/// One stream's wish for an upgrade.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    pub(crate) upgrade: Weak<Upgrade>,
+    pub(crate) id: OfferId,
+    pub(crate) fd: RawFd,
+    pub(crate) local: SocketAddr,
+    pub(crate) peer: SocketAddr,
+    pub(crate) registrar: Box<dyn Registrar>,
+    /// Offered because somebody asked, before the traffic showed that it is worth it: may be offered again.
+    pub(crate) early: bool,
+    pub(crate) since: Instant,
+}
+
+/// A number for a stream's offer; never used twice in this process.
+pub(crate) fn next_id() -> OfferId {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    OfferId(NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Makes this process known to the host service, so that the addresses it listens on count as local. Every listener does so.
+pub fn announce() {
+    let _ = agent();
+}
+
+/// Offers a stream. Says why not when that is clear at once.
+pub(crate) fn offer(claim: Claim) -> Result<(), Reason> {
+    if Config::current().host.is_none() {
+        return Err(Reason::Disabled);
+    }
+    let agent = agent().ok_or(Reason::NoHost)?;
+    agent.send(Command::Offer(Box::new(claim)));
+    Ok(())
+}
+
+/// Says that a stream that was offered is gone.
+pub(crate) fn close(id: OfferId) {
+    if let Some(agent) = agent() {
+        agent.send(Command::Close(id));
+    }
+}
+
+/// Closes the socket of a dropped stream once the rest of its peer's token, `left` bytes, has come.
+pub(crate) fn close_behind_token(socket: OwnedFd, left: usize) {
+    if let Some(agent) = agent() {
+        agent.send(Command::CloseBehindToken(Leaving::new(socket, left)));
+    }
+}
+
+/// Wakes whoever waits for this stream once, in a while. (A runtime's own timer may be switched off.)
+pub(crate) fn wake_later(upgrade: &Arc<Upgrade>) {
+    if let Some(agent) = agent()
+        && upgrade.order_wake()
+    {
+        agent.send(Command::WakeAt(Instant::now() + PROBE_AGAIN, Arc::downgrade(upgrade)));
+    }
+}
+
+/// What the host service has said about `ip`: on this host (and in which container), elsewhere, or not known because no host
+/// service has answered yet. Costs no message: the host pushes its table to every client.
+///
+/// The first call of a process starts the conversation with the host service, so it may answer
+/// [`Locality::Unknown`] where a later one knows.
+pub fn query(ip: IpAddr) -> Locality {
+    match agent() {
+        Some(agent) => agent.locality.read().unwrap_or_else(PoisonError::into_inner).query(ip),
+        None => LocalityTable::default().query(ip),
+    }
+}
+
+/// The agent of this process, started at the first call. Nothing when acceleration is off, no thread could be
+/// started, or this is a forked child.
+fn agent() -> Option<&'static Agent> {
+    static AGENT: OnceLock<Option<&'static Agent>> = OnceLock::new();
+    let agent = AGENT.get_or_init(|| {
+        let path = Config::current().host.as_deref()?;
+        start(path).inspect_err(|error| tracing::warn!(%error, "no agent: streams stay on TCP")).ok()
+    });
+    agent.filter(|agent| agent.process == std::process::id())
+}
+
+fn start(path: &'static Path) -> io::Result<&'static Agent> {
+    // Lives as long as the process: streams may be dropped in its very last moments.
+    let agent: &'static Agent = Box::leak(Box::new(Agent {
+        queue: Mutex::default(),
+        wake: EventFd::new()?,
+        locality: RwLock::default(),
+        process: std::process::id(),
+    }));
+    let talk = Talk::new(agent, path);
+    std::thread::Builder::new().name("shmbc-agent".into()).spawn(move || {
+        // The program's signals are for the program's threads.
+        let _ = nix::sys::signal::SigSet::all().thread_block();
+        talk.run();
+    })?;
+    Ok(agent)
+}
+
+impl Agent {
+    fn send(&self, command: Command) {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).push(command);
+        if let Err(error) = self.wake.notify() {
+            tracing::error!(%error, "cannot wake the agent");
+        }
+    }
+}

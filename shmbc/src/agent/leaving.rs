@@ -1,0 +1,47 @@
+//! Sockets of dropped streams that stay open for a moment.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// How long a dropped stream's socket waits for a token. The peer writes it right after publishing its switch, so only one
+/// that is stopped or dead takes longer.
+const LEAVING: Duration = Duration::from_secs(5);
+
+/// The socket of a stream that was dropped while its peer's token was on its way. Its write side is shut; it is closed once
+/// the token has come, because closing it before would be answered with a reset.
+#[derive(Debug)]
+pub(super) struct Leaving {
+    socket: OwnedFd,
+    /// Bytes of the token still to come.
+    left: usize,
+    until: Instant,
+}
+
+impl Leaving {
+    pub(super) fn new(socket: OwnedFd, left: usize) -> Self {
+        Self { socket, left, until: Instant::now() + LEAVING }
+    }
+
+    pub(super) const fn until(&self) -> Instant {
+        self.until
+    }
+
+    /// Takes what has come of the token. True when the socket can be closed.
+    pub(super) fn is_over(&mut self) -> bool {
+        let mut token = [0; 16];
+        match rustix::net::recv(&self.socket, &mut token[..self.left], rustix::net::RecvFlags::DONTWAIT) {
+            Ok((_, n)) => {
+                self.left -= n;
+                n == 0 || self.left == 0
+            }
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Instant::now() >= self.until,
+            Err(_) => true,
+        }
+    }
+}
+
+impl AsFd for Leaving {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}

@@ -1,0 +1,271 @@
+//! The agent's thread: what it owns, what it waits for, and what it answers.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::bells::{Bells, Listen};
+use super::due::{Due, Task};
+use super::leaving::Leaving;
+use super::session::{Retry, Session};
+use super::{Agent, Claim, Command, grant};
+use crate::control::message::{Decline, Grant, Offer, OfferId, Refusal, ToClient, ToHost};
+use crate::control::socket as control;
+use crate::link::{Event, Phase, Reason};
+use crate::locality::Locality;
+
+/// How long an address that the table does not have may still come: a peer that has just said its first word to the host
+/// service is told to everybody a moment later.
+const UNKNOWN_YET: Duration = Duration::from_millis(500);
+
+/// The part of the agent that its thread owns.
+pub(super) struct Talk {
+    agent: &'static Agent,
+    path: &'static Path,
+    session: Option<Session>,
+    retry: Retry,
+    /// Every stream that was offered or wants to be, until it is closed.
+    claims: HashMap<OfferId, Claim>,
+    due: Due,
+    leaving: Vec<Leaving>,
+    /// Made when the first stream needs it.
+    bells: Option<Bells>,
+}
+
+impl Talk {
+    pub(super) fn new(agent: &'static Agent, path: &'static Path) -> Self {
+        Self {
+            agent,
+            path,
+            session: None,
+            retry: Retry::default(),
+            claims: HashMap::new(),
+            due: Due::default(),
+            leaving: Vec::new(),
+            bells: None,
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        loop {
+            let commands = std::mem::take(&mut *self.agent.queue.lock().unwrap_or_else(PoisonError::into_inner));
+            for command in commands {
+                self.carry_out(command);
+            }
+            if self.session.is_none() && self.retry.due() {
+                match Session::begin(self.path) {
+                    Ok(session) => self.session = Some(session),
+                    Err(error) => self.lost(&error),
+                }
+            }
+            if let Err(error) = self.turn() {
+                self.session = None;
+                self.lost(&error);
+            }
+        }
+    }
+
+    /// Sleeps until something happens, then sends and receives what there is. An error ends the session.
+    fn turn(&mut self) -> io::Result<()> {
+        let mut fds = vec![PollFd::new(self.agent.wake.as_fd(), PollFlags::POLLIN)];
+        fds.extend(self.bells.as_ref().map(|bells| PollFd::new(bells.as_fd(), PollFlags::POLLIN)));
+        fds.extend(self.leaving.iter().map(|leaving| PollFd::new(leaving.as_fd(), PollFlags::POLLIN)));
+        fds.extend(self.session.as_ref().map(Session::poll_fd));
+        let host = self.session.as_ref().map_or_else(|| self.retry.at(), Session::answer_due);
+        let next = self.leaving.iter().map(Leaving::until).chain(host).chain(self.due.next()).min();
+        // Rounded up: a timeout of a fraction of a millisecond must not become a busy loop.
+        let timeout = next.map_or(PollTimeout::NONE, |next| {
+            let millis = next.saturating_duration_since(Instant::now()).as_millis() as i32 + 1;
+            PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)
+        });
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.agent.wake.take()?;
+        if let Some(bells) = &mut self.bells
+            && let Err(error) = bells.turn()
+        {
+            tracing::error!(%error, "doorbells are not heard");
+        }
+        self.leaving.retain_mut(|leaving| !leaving.is_over());
+        let now = Instant::now();
+        while let Some(task) = self.due.take(now) {
+            match task {
+                Task::Decide(id) => self.submit_again(id),
+                Task::Wake(upgrade) => drop(upgrade.upgrade().inspect(|upgrade| upgrade.wake())),
+            }
+        }
+        self.converse()
+    }
+
+    fn converse(&mut self) -> io::Result<()> {
+        while let Some(session) = &mut self.session {
+            session.flush()?;
+            match session.receive()? {
+                Some(received) => self.heard(received),
+                None if session.answer_due().is_some_and(|due| Instant::now() >= due) => {
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, "the host service does not answer"));
+                }
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self, command: Command) {
+        match command {
+            Command::CloseBehindToken(leaving) => self.leaving.push(leaving),
+            Command::WakeAt(due, upgrade) => self.due.at(due, Task::Wake(upgrade)),
+            Command::Listen(listen) => self.listen(listen),
+            Command::Offer(claim) => {
+                let id = claim.id;
+                self.claims.insert(id, *claim);
+                self.submit(id);
+            }
+            Command::Close(id) => {
+                if self.claims.remove(&id).is_some() {
+                    self.say(ToHost::Close(id));
+                }
+            }
+        }
+    }
+
+    fn listen(&mut self, Listen { bell, stream }: Listen) {
+        let listening = match &mut self.bells {
+            Some(bells) => bells.listen(&bell, stream),
+            none => Bells::new().and_then(|bells| none.insert(bells).listen(&bell, stream)),
+        };
+        if let Err(error) = listening {
+            tracing::error!(%error, "a full ring that has room again will not be reported");
+        }
+    }
+
+    /// Offers one claim if the host can be asked and the peer is here.
+    fn submit(&mut self, id: OfferId) {
+        let Some(claim) = self.claims.get(&id) else { return };
+        let Some(upgrade) = claim.upgrade.upgrade() else { return };
+        match &self.session {
+            None if self.retry.failing() => return upgrade.stay(Reason::NoHost),
+            Some(session) if session.located => {}
+            _ => return, // Submitted when the table has come.
+        }
+        let local = claim.local.ip().to_canonical() == claim.peer.ip().to_canonical();
+        let table = self.agent.locality.read().unwrap_or_else(PoisonError::into_inner);
+        if !local && table.query(claim.peer.ip()) == Locality::Remote {
+            drop(table);
+            let answer = claim.since + UNKNOWN_YET;
+            if Instant::now() < answer {
+                return self.due.at(answer, Task::Decide(id));
+            }
+            return upgrade.stay(Reason::Remote);
+        }
+        drop(table);
+        if upgrade.on(Event::Offer) == Phase::Offered {
+            let Claim { fd, local, peer, .. } = *claim;
+            self.say(ToHost::Offer(Offer { id, fd, local, peer, cpu: crate::sys::current_cpu() }));
+        }
+    }
+
+    /// Submits again every claim that is on TCP for want of a host or of knowledge.
+    fn resubmit(&mut self) {
+        self.due.forget_decisions();
+        let ids: Vec<_> = self.claims.keys().copied().collect();
+        for id in ids {
+            self.submit_again(id);
+        }
+    }
+
+    fn submit_again(&mut self, id: OfferId) {
+        let phase = self.claims.get(&id).and_then(|claim| claim.upgrade.upgrade()).map(|upgrade| upgrade.phase());
+        if let Some(Phase::Tcp(Reason::NotYet | Reason::NoHost | Reason::Remote | Reason::Refused(Refusal::Draining))) =
+            phase
+        {
+            self.submit(id);
+        }
+    }
+
+    fn heard(&mut self, received: control::Received<ToClient>) {
+        match received.message {
+            ToClient::Locality { fresh, entries } => {
+                if let Some(session) = &mut self.session {
+                    session.located = true;
+                }
+                self.retry = Retry::default();
+                self.agent.locality.write().unwrap_or_else(PoisonError::into_inner).update(fresh, entries);
+                self.resubmit();
+            }
+            ToClient::Grant(grant) => self.granted(grant, received.fds),
+            ToClient::Go(id) => self.tell(id, Event::Go),
+            ToClient::Refused(id, refusal) => self.refused(id, refusal),
+            ToClient::Welcome { .. }
+            | ToClient::Connections { .. }
+            | ToClient::Containers { .. }
+            | ToClient::Forbidden { .. } => {}
+        }
+    }
+
+    fn tell(&self, id: OfferId, event: Event) {
+        if let Some(upgrade) = self.claims.get(&id).and_then(|claim| claim.upgrade.upgrade()) {
+            upgrade.on(event);
+        }
+    }
+
+    fn refused(&mut self, id: OfferId, refusal: Refusal) {
+        tracing::debug!(%id, %refusal, "stays on TCP");
+        let Some(claim) = self.claims.get(&id) else { return };
+        let Some(upgrade) = claim.upgrade.upgrade() else { return };
+        upgrade.on(Event::Refused(refusal));
+        if claim.early {
+            upgrade.may_offer_again();
+        }
+    }
+
+    /// Checks, maps and registers a grant, and answers.
+    fn granted(&mut self, grant: Grant, fds: Vec<OwnedFd>) {
+        let id = grant.id;
+        let Some((upgrade, registrar)) =
+            self.claims.get(&id).and_then(|claim| Some((claim.upgrade.upgrade()?, &*claim.registrar)))
+        else {
+            return self.say(ToHost::Decline(id, Decline::Closed));
+        };
+        if upgrade.phase() != Phase::Offered {
+            return;
+        }
+        match grant::accept(grant, fds, registrar) {
+            Ok(shm) => {
+                upgrade.grant(shm);
+                // Not ready when the stream has withdrawn meanwhile.
+                let ready = upgrade.on(Event::Mapped) == Phase::Ready;
+                self.say(if ready { ToHost::Ready(id) } else { ToHost::Decline(id, Decline::Closed) });
+            }
+            Err(why) => {
+                tracing::warn!(%id, %why, "grant not usable");
+                upgrade.on(Event::Declined(why));
+                self.say(ToHost::Decline(id, why));
+            }
+        }
+    }
+
+    fn say(&mut self, message: ToHost) {
+        if let Some(session) = &mut self.session {
+            session.say(message);
+        }
+    }
+
+    /// There is no session: every offer that was out is on TCP again.
+    fn lost(&mut self, error: &io::Error) {
+        self.retry.failed(self.path, error);
+        self.agent.locality.write().unwrap_or_else(PoisonError::into_inner).clear();
+        for upgrade in self.claims.values().filter_map(|claim| claim.upgrade.upgrade()) {
+            if upgrade.on(Event::HostLost) == Phase::Tcp(Reason::NotYet) {
+                upgrade.stay(Reason::NoHost);
+            }
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! [`ShmListener`] for mio.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+
+use ::mio::event::Source;
+use ::mio::net::TcpListener;
+use ::mio::{Interest, Registry, Token};
+
+use super::ShmStream;
+
+/// A socket that accepts connections, from programs that speak SHMBC and from those that do not: as mio's [`TcpListener`],
+/// which it is.
+#[derive(Debug)]
+pub struct ShmListener(TcpListener);
+
+impl ShmListener {
+    /// Binds to `addr`, like [`TcpListener::bind`]. Port 0 asks for any free port.
+    ///
+    /// # Errors
+    ///
+    /// Those of `bind(2)`.
+    pub fn bind(addr: SocketAddr) -> io::Result<Self> {
+        TcpListener::bind(addr).map(Self::new)
+    }
+
+    fn new(listener: TcpListener) -> Self {
+        crate::announce();
+        Self(listener)
+    }
+
+    /// Takes over a standard library listener, which must be in non-blocking mode.
+    pub fn from_std(listener: std::net::TcpListener) -> Self {
+        Self::new(TcpListener::from_std(listener))
+    }
+
+    /// Accepts a connection, like [`TcpListener::accept`].
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` when there is none; else those of `accept(2)`.
+    pub fn accept(&self) -> io::Result<(ShmStream, SocketAddr)> {
+        let (tcp, peer) = self.0.accept()?;
+        Ok((ShmStream::new(tcp.into(), true), peer))
+    }
+
+    /// The address it is bound to.
+    ///
+    /// # Errors
+    ///
+    /// Those of `getsockname(2)`.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+
+    /// The value of `IP_TTL`.
+    ///
+    /// # Errors
+    ///
+    /// Those of `getsockopt(2)`.
+    pub fn ttl(&self) -> io::Result<u32> {
+        self.0.ttl()
+    }
+
+    /// Sets `IP_TTL`.
+    ///
+    /// # Errors
+    ///
+    /// Those of `setsockopt(2)`.
+    pub fn set_ttl(&self, ttl: u32) -> io::Result<()> {
+        self.0.set_ttl(ttl)
+    }
+
+    /// The pending error of the socket, which this takes.
+    ///
+    /// # Errors
+    ///
+    /// Those of `getsockopt(2)`.
+    pub fn take_error(&self) -> io::Result<Option<io::Error>> {
+        self.0.take_error()
+    }
+}
+
+impl Source for ShmListener {
+    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+        self.0.register(registry, token, interests)
+    }
+
+    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+        self.0.reregister(registry, token, interests)
+    }
+
+    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        self.0.deregister(registry)
+    }
+}
+
+impl AsFd for ShmListener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsRawFd for ShmListener {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
