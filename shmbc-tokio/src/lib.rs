@@ -27,39 +27,46 @@
 //! |---|---|
 //! | `SHMBC_HOST` | path of the host service's socket (default `/run/shmbc/host.sock`), or `off`: plain TCP |
 //! | `SHMBC_WAIT` | `adaptive` (default), `off`, `fixed` or `fixed:<n>us`: see [`Wait`] |
+//! | `SHMBC_UPGRADE` | `traffic` (default), `eager` or `await`: see [`When`] |
 //!
 //! [`Config`] sets the same from the program.
 //!
 //! # Files
 //!
-//! Walk 1, bytes: `stream` -> `core` (the link of crate `shmbc`, driven with tokio) -> `wait`. Walk 2, upgrade: `core` ->
-//! `agent` (the process's talk with the host) -> `upgrade` (what the agent and one stream share).
+//! `stream`, `split`, `listener` and `socket` are the types; `reactor` and `bell` are what the driver of crate `shmbc`, which moves
+//! the bytes, must know of tokio.
 
-mod agent;
 mod bell;
-mod config;
-mod core;
 mod listener;
-mod resolver;
+mod listener_stream;
+mod reactor;
+mod shared;
+mod socket;
 mod split;
 mod stream;
-mod traffic;
-mod upgrade;
-mod wait;
+#[cfg(feature = "tokio-util07")]
+mod tokio_util07;
 
-pub use config::{AlreadyInstalled, Config, ConfigError};
 pub use listener::ShmListener;
-pub use resolver::query;
-pub use shmbc::control::message::{ContainerIdentity, ContainerName, Decline, Identity, Refusal};
+pub use listener_stream::ShmListenerStream;
+pub use shmbc::control::message::{ContainerIdentity, ContainerName, Decline, Identity, MAX_LABELS, MAX_TEXT, Refusal};
 pub use shmbc::link::{Path, Reason};
 pub use shmbc::locality::Locality;
+pub use shmbc::{AlreadyInstalled, Config, ConfigError, Wait, When, query};
+pub use socket::ShmSocket;
 pub use split::{OwnedReadHalf, OwnedWriteHalf, ReadHalf, ReuniteError, WriteHalf};
 pub use stream::ShmStream;
-pub use wait::Wait;
 
 /// The names of `tokio::net`, for a swap in one line: `use shmbc_tokio::net::{TcpListener, TcpStream};`.
+///
+/// The TCP types are ours; what is not TCP is tokio's own. `docs/tokio-api.md` in the repository has every method of tokio's
+/// TCP types and its state on ours.
 pub mod net {
-    pub use crate::{ShmListener as TcpListener, ShmStream as TcpStream};
+    pub use tokio::net::{
+        ToSocketAddrs, UdpSocket, UnixDatagram, UnixListener, UnixSocket, UnixStream, lookup_host, unix,
+    };
+
+    pub use crate::{ShmListener as TcpListener, ShmSocket as TcpSocket, ShmStream as TcpStream};
 
     /// The halves of a stream.
     pub mod tcp {

@@ -8,7 +8,6 @@ use std::task::{Context, Poll, ready};
 
 use tokio::net::{TcpListener, ToSocketAddrs};
 
-use crate::agent;
 use crate::stream::ShmStream;
 
 /// A socket that accepts connections, from programs that speak SHMBC and from those that do not.
@@ -38,8 +37,8 @@ impl ShmListener {
         TcpListener::bind(addr).await.map(Self::new)
     }
 
-    fn new(tcp: TcpListener) -> Self {
-        agent::announce();
+    pub(crate) fn new(tcp: TcpListener) -> Self {
+        shmbc::announce();
         Self { tcp }
     }
 
@@ -54,7 +53,7 @@ impl ShmListener {
     /// Cancel safe: if another branch of a `select!` completes first, no connection was accepted.
     pub async fn accept(&self) -> io::Result<(ShmStream, SocketAddr)> {
         let (tcp, peer) = self.tcp.accept().await?;
-        Ok((ShmStream::fresh(tcp), peer))
+        Ok((ShmStream::accepted(tcp), peer))
     }
 
     /// Polls for a connection, like [`TcpListener::poll_accept`]: only the last caller's task is woken.
@@ -64,7 +63,7 @@ impl ShmListener {
     /// As [`accept`](Self::accept).
     pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(ShmStream, SocketAddr)>> {
         let (tcp, peer) = ready!(self.tcp.poll_accept(cx))?;
-        Poll::Ready(Ok((ShmStream::fresh(tcp), peer)))
+        Poll::Ready(Ok((ShmStream::accepted(tcp), peer)))
     }
 
     /// Takes over a standard library listener, which must be in non-blocking mode, like [`TcpListener::from_std`].

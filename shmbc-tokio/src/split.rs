@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use bytes::BufMut;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf, Ready};
 
 use crate::stream::ShmStream;
@@ -169,6 +170,15 @@ macro_rules! reading_half {
             /// `WouldBlock` when nothing is there.
             pub fn try_read_vectored(&self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
                 self.stream().try_read_vectored(bufs)
+            }
+
+            /// Reads what is there into the spare room of `buf`. See [`ShmStream::try_read_buf`].
+            ///
+            /// # Errors
+            ///
+            /// `WouldBlock` when nothing is there.
+            pub fn try_read_buf<B: BufMut>(&self, buf: &mut B) -> io::Result<usize> {
+                self.stream().try_read_buf(buf)
             }
         }
 
