@@ -65,10 +65,11 @@ pub(crate) async fn watch(docker: Docker, hub: Arc<Hub>, mut asked: mpsc::Receiv
         let Err(error) = follow(socket, &hub, &mut asked, &mut pause, &mut told).await;
         hub.set_docker_up(false);
         if told {
-            debug!(%error, socket, "Docker does not answer");
+            debug!(error = with_cause(&error), socket, "Docker does not answer");
         } else {
             told = true;
-            info!(%error, socket, "Docker does not answer; containers are known by their ids only until it does");
+            let error = with_cause(&error);
+            info!(error, socket, "Docker does not answer; containers are known by their ids only until it does");
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(BACKOFF.1);
@@ -82,6 +83,12 @@ enum Lost {
     Docker(#[from] bollard::errors::Error),
     #[error("its events ended")]
     EventsEnded,
+}
+
+/// The error and what is at the bottom of it: the client itself says no more than that it could not connect.
+fn with_cause(error: &dyn std::error::Error) -> String {
+    let cause = std::iter::successors(error.source(), |cause| cause.source()).last();
+    cause.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }
 
 /// Follows Docker until it goes away.
@@ -217,4 +224,21 @@ fn container(answer: models::ContainerInspectResponse) -> Option<Container> {
         joined: joined.and_then(|mode| mode.strip_prefix("container:").map(str::to_owned)),
         published: published.collect(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn error_when_docker_cannot_be_reached_names_the_cause() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("docker.sock");
+        // A socket that nobody listens at any more.
+        drop(std::os::unix::net::UnixListener::bind(&path).expect("a socket"));
+        let path = path.to_str().expect("a plain name");
+        let docker = bollard::Docker::connect_with_unix(path, ANSWER_TIMEOUT, API_DEFAULT_VERSION).expect("a client");
+        let error = Lost::from(docker.version().await.expect_err("nobody answers"));
+        assert!(with_cause(&error).contains("Connection refused"), "{}", with_cause(&error));
+    }
 }

@@ -239,6 +239,7 @@ impl Hub {
                 Decision::Refuse(end, refusal) => state.tell(end, &ToClient::Refused(end.offer, refusal)),
                 Decision::Release(id, how) => {
                     if let Some(block) = state.blocks.remove(&id) {
+                        debug!(connection = id.0, bytes = ?Direction::BOTH.map(|d| block.stats(d).produced), "over");
                         match how {
                             Release::Reclaim => self.pool.reclaim(block),
                             Release::LetGo => self.pool.let_go(block),

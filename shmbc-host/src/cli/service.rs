@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use shmbc::control::client::{Client, socket_path};
 use shmbc::control::socket::DEFAULT_PATH;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
-use super::client::Client;
 use crate::{Docker, Host, HostConfig};
 
 /// The host service of SHMBC: brings the two ends of TCP connections on this machine together through shared memory.
@@ -34,8 +35,15 @@ enum Command {
 #[derive(Debug, Args)]
 struct Socket {
     /// The control socket.
-    #[arg(long, env = "SHMBC_HOST", default_value = DEFAULT_PATH)]
+    // Not the parser for paths, which refuses an empty variable: that counts as unset.
+    #[arg(long, env = "SHMBC_HOST", default_value = DEFAULT_PATH, value_parser = OsStringValueParser::new().map(PathBuf::from))]
     socket: PathBuf,
+}
+
+impl Socket {
+    fn path(&self) -> Result<PathBuf, String> {
+        socket_path(&self.socket).map_err(|e| e.to_string())
+    }
 }
 
 #[derive(Debug, Args)]
@@ -72,22 +80,23 @@ fn docker(text: &str) -> Result<Docker, String> {
 pub fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run(run) => start(run),
-        Command::Healthcheck(socket) => Client::connect(&socket.socket).map(drop).map_err(|e| e.to_string()),
+        Command::Healthcheck(socket) => socket.path().and_then(|path| {
+            let answers = Client::connect(&path).map(drop);
+            answers.map_err(|e| e.to_string())
+        }),
     };
     super::exit("shmbc-host", result)
 }
 
 fn start(run: Run) -> Result<(), String> {
     super::log(&run.log)?;
-    if run.socket.socket.as_os_str() == "off" {
-        return Err("SHMBC_HOST=off turns acceleration off: unset it, or name a socket with --socket".into());
-    }
-    let mut config = HostConfig::at(&run.socket.socket);
+    let socket = run.socket.path()?;
+    let mut config = HostConfig::at(&socket);
     config.docker = run.docker;
     config.ring_capacity = run.ring_capacity.unwrap_or(config.ring_capacity);
     config.stock = run.stock.unwrap_or(config.stock);
     config.twin_timeout = run.twin_timeout.map_or(config.twin_timeout, Duration::from_millis);
-    make_directory(&run.socket.socket);
+    make_directory(&socket);
     raise_descriptors();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -100,9 +109,10 @@ fn start(run: Run) -> Result<(), String> {
 }
 
 async fn serve(config: HostConfig) -> Result<(), String> {
-    let host = Host::start(config).await.map_err(|e| e.to_string())?;
+    // Before anybody is answered: who has had an answer may send a signal.
     let watched = |kind| signal(kind).map_err(|e| format!("signals cannot be watched: {e}"));
     let (mut terminate, mut interrupt) = (watched(SignalKind::terminate())?, watched(SignalKind::interrupt())?);
+    let host = Host::start(config).await.map_err(|e| e.to_string())?;
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

@@ -156,13 +156,17 @@ impl Containers {
         })
     }
 
-    /// What an end is told about the container of the other.
+    /// What an end is told about the container of the other, which may decide by it whom to serve. So what is too long is
+    /// left out and never cut: it could turn into what somebody else is.
     pub(crate) fn identity(&self, id: &str) -> ContainerIdentity {
         let Some(container) = self.by_id.get(id) else {
             return ContainerIdentity { id: id.to_owned(), ..ContainerIdentity::default() };
         };
-        let labels = container.labels.iter().take(MAX_LABELS).map(|(k, v)| (cut(k), cut(v))).collect();
-        ContainerIdentity { id: id.to_owned(), name: cut(&container.name), labels }
+        let fits = |text: &str| text.len() <= MAX_TEXT;
+        let labels = container.labels.iter().filter(|(name, value)| fits(name) && fits(value)).take(MAX_LABELS);
+        let labels = labels.map(|(name, value)| (name.clone(), value.clone())).collect();
+        let name = if fits(&container.name) { container.name.clone() } else { String::new() };
+        ContainerIdentity { id: id.to_owned(), name, labels }
     }
 
     /// Which addresses are on this host, in a fixed order.
@@ -225,4 +229,33 @@ pub(crate) fn cut(text: &str) -> String {
         end -= 1;
     }
     text[..end].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity(name: String, labels: BTreeMap<String, String>) -> ContainerIdentity {
+        let mut containers = Containers::default();
+        containers.insert(Container { id: "c".into(), name, labels, ..Container::default() });
+        containers.identity("c")
+    }
+
+    #[test]
+    fn identity_when_a_text_is_too_long_leaves_it_out_and_never_cuts_it() {
+        let (longest, longer) = ("x".repeat(MAX_TEXT), "x".repeat(MAX_TEXT + 1));
+        let labels = [("role", &*longest), ("cut", &*longer), (&*longest, "web"), (&*longer, "cut")];
+        let told = identity(longer.clone(), labels.map(|(k, v)| (k.to_owned(), v.to_owned())).into());
+        assert_eq!(told.name, "", "a name that nobody has");
+        let expected = [("role".to_owned(), longest.clone()), (longest.clone(), "web".to_owned())];
+        assert_eq!(told.labels, expected.into());
+        assert_eq!(identity(longest.clone(), BTreeMap::new()).name, longest);
+    }
+
+    #[test]
+    fn identity_when_there_are_too_many_labels_has_the_first_by_name() {
+        let labels: BTreeMap<_, _> = (0..MAX_LABELS + 6).map(|n| (format!("{n:04}"), String::new())).collect();
+        let told = identity("web".into(), labels.clone());
+        assert_eq!(told.labels, labels.into_iter().take(MAX_LABELS).collect());
+    }
 }

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    shmbc_host::cli::tool::main()
+    shmbc_cli::main()
 }

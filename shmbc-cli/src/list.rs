@@ -1,56 +1,38 @@
-//! `shmbc`: what people ask the service. `ss` lists connections, `ps` containers.
+//! What people ask the service: `shmbc ss` lists connections, `shmbc ps` containers.
 
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::Args;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use comfy_table::{Table, presets};
 use serde::Serialize;
+use shmbc::control::client::{Client, socket_path};
 use shmbc::control::message::{ConnectionRow, ConnectionState, ContainerRow, EndRow};
 use shmbc::control::socket::DEFAULT_PATH;
 use shmbc::link::{Path, Reason};
 
-use super::client::Client;
-
-/// Shows what the host service of SHMBC knows.
-#[derive(Debug, Parser)]
-#[command(name = "shmbc", version, about)]
-struct Arguments {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// List connections: who talks to whom, by which path and why, and how much.
-    Ss(List),
-    /// List containers.
-    Ps(List),
-}
-
 #[derive(Debug, Args)]
-struct List {
+pub(crate) struct List {
     /// The control socket of the service.
-    #[arg(long, env = "SHMBC_HOST", default_value = DEFAULT_PATH)]
+    // Not the parser for paths, which refuses an empty variable: that counts as unset.
+    #[arg(long, env = "SHMBC_HOST", default_value = DEFAULT_PATH, value_parser = OsStringValueParser::new().map(PathBuf::from))]
     socket: PathBuf,
     /// Print one JSON array.
     #[arg(long)]
     json: bool,
 }
 
-/// The whole program.
-pub fn main() -> ExitCode {
-    let result = match Arguments::parse().command {
-        Command::Ss(list) => ss(&list),
-        Command::Ps(list) => ps(&list),
-    };
-    super::exit("shmbc", result)
+impl List {
+    fn client(&self) -> Result<Client, String> {
+        let path = socket_path(&self.socket).map_err(|e| e.to_string())?;
+        Client::connect(&path).map_err(|e| e.to_string())
+    }
 }
 
-fn ss(list: &List) -> Result<(), String> {
-    let rows = Client::connect(&list.socket).and_then(|client| client.connections()).map_err(|e| e.to_string())?;
+pub(crate) fn connections(list: &List) -> Result<(), String> {
+    let rows = list.client()?.connections().map_err(|e| e.to_string())?;
     if list.json {
         return print_json(&rows.iter().map(ConnectionJson::of).collect::<Vec<_>>());
     }
@@ -71,8 +53,8 @@ fn ss(list: &List) -> Result<(), String> {
     )
 }
 
-fn ps(list: &List) -> Result<(), String> {
-    let rows = Client::connect(&list.socket).and_then(|client| client.containers()).map_err(|e| e.to_string())?;
+pub(crate) fn containers(list: &List) -> Result<(), String> {
+    let rows = list.client()?.containers().map_err(|e| e.to_string())?;
     if list.json {
         return print_json(&rows.iter().map(ContainerJson::of).collect::<Vec<_>>());
     }
