@@ -8,6 +8,7 @@ use axum::extract::connect_info::Connected;
 use axum::serve::{IncomingStream, Listener, TapIo};
 use shmbc_tokio::ShmListener;
 
+use crate::accept::of_one_connection;
 use crate::{HttpStream, ShmPeer};
 
 /// How long accepting pauses after an error that is not one connection's own, as in axum and hyper: mostly the process
@@ -32,7 +33,7 @@ const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(1);
 /// let listener = AxumListener(ShmListener::bind("127.0.0.1:0").await?);
 /// let app = Router::new().route("/", get(async |ConnectInfo(addr): ConnectInfo<SocketAddr>| addr.to_string()));
 /// let server = axum::serve(
-///     listener.tap_io(|stream| drop(stream.get_ref().set_nodelay(true))),
+///     listener.tap_io(|stream| drop(stream.get_ref().set_nodelay(true))), // or `|_| {}`
 ///     app.into_make_service_with_connect_info::<SocketAddr>(),
 /// );
 /// # drop(server);
@@ -84,12 +85,4 @@ where
     fn connect_info(stream: IncomingStream<'_, TapIo<AxumListener, F>>) -> Self {
         stream.io().peer().clone()
     }
-}
-
-/// A connection that ended before it was accepted says nothing about the next one.
-fn of_one_connection(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
-    )
 }

@@ -1,11 +1,13 @@
 //! What a program may know of the other end of a connection whose stream an HTTP stack has taken: addresses, which way
-//! the bytes go, and who it is. Written by `HttpStream` only; read by handlers and callers.
+//! the bytes go, and who it is. Looks at the stream for as long as that lives, and keeps what was true last.
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::task::Poll;
 
-use shmbc_tokio::{Identity, Path, ShmStream};
+use shmbc_tokio::{Identity, Path, Reason, ShmStream};
 
 /// The other end of a connection, as seen from an HTTP handler or by the holder of a response.
 ///
@@ -22,17 +24,34 @@ pub struct ShmPeer {
 struct Shared {
     local: SocketAddr,
     addr: SocketAddr,
-    path: Mutex<Path>,
+    /// Locked while somebody looks, so that taking the stream back fails for those only who wait.
+    stream: Mutex<Weak<ShmStream>>,
+    /// The path when the stream was dropped or given back.
+    last: OnceLock<Path>,
     identity: OnceLock<Identity>,
 }
 
 impl ShmPeer {
-    pub(crate) fn new(stream: &ShmStream, local: SocketAddr, addr: SocketAddr) -> Self {
-        let peer = Self {
-            shared: Arc::new(Shared { local, addr, path: Mutex::new(stream.path()), identity: OnceLock::new() }),
+    pub(crate) fn new(stream: &Arc<ShmStream>, local: SocketAddr, addr: SocketAddr) -> Self {
+        let stream = Mutex::new(Arc::downgrade(stream));
+        Self { shared: Arc::new(Shared { local, addr, stream, last: OnceLock::new(), identity: OnceLock::new() }) }
+    }
+
+    /// One whose connection is over, proven or not.
+    #[cfg(all(test, feature = "tower05"))]
+    pub(crate) fn gone(identity: Option<Identity>) -> Self {
+        let anywhere = SocketAddr::from(([127, 0, 0, 1], 1));
+        let peer = Shared {
+            local: anywhere,
+            addr: anywhere,
+            stream: Mutex::default(),
+            last: OnceLock::new(),
+            identity: OnceLock::new(),
         };
-        peer.observe(stream);
-        peer
+        if let Some(identity) = identity {
+            let _ = peer.identity.set(identity);
+        }
+        Self { shared: Arc::new(peer) }
     }
 
     /// The other end's address.
@@ -45,25 +64,76 @@ impl ShmPeer {
         self.shared.local
     }
 
-    /// Which way the connection's bytes went when it was last used.
+    /// Which way the connection's bytes go, or went last.
     pub fn path(&self) -> Path {
-        // A panic elsewhere cannot have left half a path behind.
-        self.shared.path.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let now = || self.stream().upgrade().map(|stream| stream.path());
+        // Whoever drops the stream has left its last word before.
+        let last = || self.shared.last.get().cloned();
+        last().or_else(now).or_else(last).unwrap_or(Path::Tcp(Reason::Closed))
     }
 
     /// Who the other end is, as the host service proved it. `None` until the connection has been granted shared memory.
+    ///
+    /// It is the process that held the other end of this very TCP connection when it was offered, concluded from kernel
+    /// facts, and its container with name and labels as Docker has them. See [`Identity`].
     pub fn identity(&self) -> Option<&Identity> {
+        if self.shared.identity.get().is_none()
+            && let stream = self.stream()
+            && let Some(stream) = stream.upgrade()
+        {
+            self.observe(&stream);
+        }
         self.shared.identity.get()
     }
 
-    /// Takes over what `stream` knows by now.
-    pub(crate) fn observe(&self, stream: &ShmStream) {
+    /// Waits until the host service has proved who the other end is; offers the connection at once if that has not been
+    /// done.
+    ///
+    /// The other end has to offer it too: it does after a second request, or as soon as it has connected when it was told
+    /// so ([`ShmConnector::offer_at_once`](crate::ShmConnector::offer_at_once)). So bound the wait, or send an answer that
+    /// makes the other end go on. Unlike [`ShmStream::upgraded`] this does not need anybody to read meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// The [`Reason`] for which the connection stays on TCP, and the peer unknown.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: the proof goes on by itself.
+    pub async fn proven(&self) -> Result<&Identity, Reason> {
+        if let Some(identity) = self.identity() {
+            return Ok(identity);
+        }
+        let stream = self.stream().upgrade().ok_or(Reason::Closed)?;
+        let mut upgraded = pin!(stream.upgraded());
+        // The grant, which says who it is, comes before both directions have switched, and wakes whoever waits for that.
+        let ended = std::future::poll_fn(|cx| {
+            let upgraded = upgraded.as_mut().poll(cx);
+            self.observe(&stream);
+            if self.shared.identity.get().is_some() { Poll::Ready(Ok(())) } else { upgraded }
+        });
+        ended.await?;
+        self.shared.identity.get().ok_or(Reason::Closed)
+    }
+
+    /// Takes over who the other end is, once the stream knows.
+    fn observe(&self, stream: &ShmStream) {
         if self.shared.identity.get().is_none()
             && let Some(identity) = stream.peer_identity()
         {
             self.shared.identity.get_or_init(|| identity.clone());
         }
-        *self.shared.path.lock().unwrap_or_else(PoisonError::into_inner) = stream.path();
+    }
+
+    /// Keeps everybody else from looking at the stream.
+    pub(crate) fn stream(&self) -> MutexGuard<'_, Weak<ShmStream>> {
+        self.shared.stream.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The stream is about to go: keeps what it says last.
+    pub(crate) fn keep(&self, stream: &ShmStream) {
+        self.observe(stream);
+        self.shared.last.get_or_init(|| stream.path());
     }
 }
 

@@ -1,12 +1,13 @@
-//! The stream that HTTP stacks are given: a `ShmStream` which keeps its `ShmPeer` up to date as it is used. It owns the
-//! stream, adds nothing to its bytes, and never calls into an HTTP crate.
+//! The stream that HTTP stacks are given: a `ShmStream` that its `ShmPeer` can look at meanwhile. It owns the stream, adds
+//! nothing to its bytes, and never calls into an HTTP crate.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 
-use shmbc_tokio::{Path, ShmStream};
+use shmbc_tokio::ShmStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::ShmPeer;
@@ -14,10 +15,9 @@ use crate::ShmPeer;
 /// A [`ShmStream`] for an HTTP stack. Reads and writes are the stream's own.
 #[derive(Debug)]
 pub struct HttpStream {
-    stream: ShmStream,
+    /// Nothing once it has been given back.
+    stream: Option<Arc<ShmStream>>,
     peer: ShmPeer,
-    /// The peer has been told that the bytes go through shared memory.
-    known_shared: bool,
 }
 
 impl HttpStream {
@@ -37,8 +37,10 @@ impl HttpStream {
     ///
     /// When the socket cannot say its own address, which no connected socket does.
     pub fn accepted(stream: ShmStream, peer: SocketAddr) -> io::Result<Self> {
-        let peer = ShmPeer::new(&stream, stream.local_addr()?, peer);
-        Ok(Self { stream, peer, known_shared: false })
+        let local = stream.local_addr()?;
+        let stream = Arc::new(stream);
+        let peer = ShmPeer::new(&stream, local, peer);
+        Ok(Self { stream: Some(stream), peer })
     }
 
     /// What is known about the other end. Clone it to keep it when an HTTP stack takes the stream.
@@ -47,58 +49,82 @@ impl HttpStream {
     }
 
     /// The stream inside, for its socket options.
-    pub const fn get_ref(&self) -> &ShmStream {
-        &self.stream
+    ///
+    /// # Panics
+    ///
+    /// Never: only [`into_inner`](Self::into_inner) takes the stream out, and with it this.
+    pub fn get_ref(&self) -> &ShmStream {
+        self.stream.as_ref().expect("it is taken out only by whoever consumes it")
     }
 
     /// Gives the stream back.
-    pub fn into_inner(self) -> ShmStream {
-        self.stream
+    ///
+    /// # Errors
+    ///
+    /// Gives itself back while somebody waits for this connection's [`ShmPeer::proven`].
+    pub fn into_inner(mut self) -> Result<ShmStream, Self> {
+        let stream = self.stream.take().expect("it is taken out only here");
+        let unwrapped = {
+            let _nobody_looks = self.peer.stream();
+            Arc::try_unwrap(stream)
+        };
+        match unwrapped {
+            Ok(stream) => {
+                self.peer.keep(&stream);
+                Ok(stream)
+            }
+            Err(shared) => {
+                self.stream = Some(shared);
+                Err(self)
+            }
+        }
     }
 
-    /// Looks at the stream after it was used. On shared memory that is one load, and nothing more once it is known there;
-    /// what it costs before is little beside the system call that TCP has just made.
-    fn observe<T>(&mut self, outcome: Poll<T>) -> Poll<T> {
-        let shared = matches!(self.stream.path(), Path::SharedMemory);
-        if !(shared && self.known_shared) {
-            self.peer.observe(&self.stream);
-            self.known_shared = shared;
+    /// Offers the connection to the host service now, without waiting until its traffic has shown that it lives on. Does
+    /// nothing outside of a tokio runtime.
+    pub fn offer_at_once(&self) {
+        // The first look offers; nobody waits. Outside of the task's budget, or there might be no look.
+        let upgraded = tokio::task::unconstrained(self.get_ref().upgraded());
+        let _ = pin!(upgraded).poll(&mut Context::from_waker(Waker::noop()));
+    }
+}
+
+impl Drop for HttpStream {
+    fn drop(&mut self) {
+        if let Some(stream) = &self.stream {
+            self.peer.keep(stream);
         }
-        outcome
     }
 }
 
 impl AsyncRead for HttpStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let outcome = Pin::new(&mut self.stream).poll_read(cx, buf);
-        self.observe(outcome)
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        pin!(self.get_ref()).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for HttpStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let outcome = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.observe(outcome)
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        pin!(self.get_ref()).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let outcome = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.observe(outcome)
+        pin!(self.get_ref()).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        true
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        pin!(self.get_ref()).poll_flush(cx)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        pin!(self.get_ref()).poll_shutdown(cx)
     }
 }
