@@ -30,7 +30,10 @@ impl Worker {
         let mut command = Command::new(program);
         command.arg("worker").stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         // What the environment says of SHMBC is for other programs: each contender sets its own way of waiting.
-        command.env_remove("SHMBC_WAIT").env("SHMBC_HOST", host.unwrap_or_else(|| "off".as_ref()));
+        command
+            .env_remove("SHMBC_WAIT")
+            .env_remove("SHMBC_UPGRADE")
+            .env("SHMBC_HOST", host.unwrap_or_else(|| "off".as_ref()));
         let mut child = command.spawn().map_err(|e| format!("cannot start a worker: {e}"))?;
         let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
             return Err("a worker has no standard input and output".into());

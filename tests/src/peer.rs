@@ -51,7 +51,12 @@ impl Peer {
     /// When it cannot be started.
     pub fn start(setup: &Setup) -> Self {
         let mut command = netns::command(setup.netns.as_deref(), &program("shmbc-peer"));
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).env_remove("SHMBC_HOST").env_remove("SHMBC_WAIT");
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .env_remove("SHMBC_HOST")
+            .env_remove("SHMBC_WAIT")
+            .env_remove("SHMBC_UPGRADE");
         if let Some(host) = &setup.host {
             command.env("SHMBC_HOST", host);
         }

@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "plain system calls")]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::ptr::NonNull;
@@ -255,6 +255,12 @@ pub fn huge_memfd() -> io::Result<OwnedFd> {
     let fd = check(unsafe { libc::memfd_create(c"huge".as_ptr(), flags) }.into())?;
     // SAFETY: a descriptor that nobody else knows yet.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Something made of the number of a descriptor, as programs hand them over.
+pub fn by_number<T: FromRawFd>(from: impl IntoRawFd) -> T {
+    // SAFETY: the number is of an open descriptor that `from` owned and nobody owns now.
+    unsafe { T::from_raw_fd(from.into_raw_fd()) }
 }
 
 /// Has the kernel kill the child that `command` starts when the thread that starts it ends, so that a test that is killed

@@ -1,7 +1,7 @@
-//! The tool, as `shmbc-host` has it: built together with the tests, which would otherwise meet an older one.
+//! The tool, as `shmbc-cli` has it: built together with the tests, which would otherwise meet an older one.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    shmbc_host::cli::tool::main()
+    shmbc_cli::main()
 }

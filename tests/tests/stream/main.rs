@@ -5,6 +5,7 @@
 mod cancel;
 mod conversation;
 mod ends;
+mod methods;
 mod pair;
 mod soak;
 mod switch;
