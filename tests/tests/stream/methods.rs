@@ -16,7 +16,7 @@ use shmbc_tokio::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 
-use crate::pair::{KINDS, Kind, fresh, host, pair, run};
+use crate::pair::{KINDS, Kind, fresh, host, pair, run, run_on_one_thread};
 
 /// What the first poll of `future` says.
 fn first<T>(future: impl Future<Output = T>) -> Poll<T> {
@@ -231,7 +231,8 @@ fn accepted_when_bytes_are_there_is_read_and_written_without_an_event() {
 
 #[test]
 fn accepted_when_nothing_is_there_counts_as_readable_until_a_read_finds_nothing() {
-    run(async {
+    // With the reactor on another thread, the socket's first event can come while the read looks; tokio then keeps the readiness.
+    run_on_one_thread(async {
         for kind in [Kind::Tcp, Kind::Shm] {
             let (server, mut client) = accepted_with(kind, b"").await;
             assert!(first(server.readable()).is_ready(), "{kind:?}");

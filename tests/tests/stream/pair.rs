@@ -46,11 +46,19 @@ pub(crate) fn run(test: impl Future<Output = ()>) {
     run_for(Duration::from_secs(120), test);
 }
 
+/// [`run`] where no event can come between two calls that do not wait: the reactor runs only while the test waits.
+pub(crate) fn run_on_one_thread(test: impl Future<Output = ()>) {
+    run_in(&mut tokio::runtime::Builder::new_current_thread(), Duration::from_secs(120), test);
+}
+
 /// [`run`] with another watchdog.
 pub(crate) fn run_for(limit: Duration, test: impl Future<Output = ()>) {
+    run_in(tokio::runtime::Builder::new_multi_thread().worker_threads(2), limit, test);
+}
+
+fn run_in(runtime: &mut tokio::runtime::Builder, limit: Duration, test: impl Future<Output = ()>) {
     host();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(async {
+    runtime.enable_all().build().unwrap().block_on(async {
         tokio::time::timeout(limit, test).await.expect("the test hangs");
     });
 }
