@@ -4,6 +4,7 @@
 //! need is embedded here: it is idle but for the moment in which a connection is upgraded.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -12,42 +13,13 @@ use indicatif::{ProgressBar, ProgressStyle};
 use shmbc_host::{Docker, Host, HostConfig};
 
 use crate::cores;
-use crate::names::{Contender, Measure, Placement};
+use crate::names::{Contender, Measure, Placement, Runtime};
 use crate::pair::{Bridge, Pair, Worker};
 use crate::placement::{self, Cpus};
-use crate::plan::{Options, Plan};
+use crate::plan::{Options, Plan, Site};
 use crate::protocol::{Namespace, Place, Start};
 use crate::report;
-use crate::stats::Cell;
-
-/// Which cell a value belongs to; sorted as it is printed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Key {
-    pub(crate) measure: Measure,
-    pub(crate) placement: Placement,
-    pub(crate) size: usize,
-    pub(crate) contender: Contender,
-}
-
-/// What a run has found.
-#[derive(Debug, Default)]
-pub(crate) struct Results {
-    pub(crate) cells: BTreeMap<Key, Cell>,
-    /// What could not be measured here, and why; no error.
-    pub(crate) skipped: Vec<String>,
-    /// Before each round, the round trip of a cache line between the cores of `two-cores`, ns.
-    pub(crate) core_to_core: Vec<f64>,
-    /// What failed.
-    pub(crate) failed: Vec<String>,
-}
-
-impl Results {
-    /// The median of one cell, if it was measured.
-    pub(crate) fn value(&self, measure: Measure, placement: Placement, size: usize, by: Contender) -> Option<f64> {
-        let cell = self.cells.get(&Key { measure, placement, size, contender: by })?;
-        Some(cell.summary()?.value)
-    }
-}
+use crate::results::Results;
 
 /// Runs `compare` and prints what came of it.
 pub(crate) fn compare(options: &Options) -> Result<(), String> {
@@ -63,9 +35,10 @@ pub(crate) fn compare(options: &Options) -> Result<(), String> {
         }
     })?;
     if options.json {
-        report::json::print(&results).map_err(|e| format!("standard output: {e}"))?;
+        report::json::print(&mut io::stdout().lock(), &results).map_err(|e| format!("standard output: {e}"))?;
     } else {
-        report::people::print(&plan, &results, begin.elapsed()).map_err(|e| format!("standard output: {e}"))?;
+        report::people::print(&mut io::stdout().lock(), &plan, &results, begin.elapsed())
+            .map_err(|e| format!("standard output: {e}"))?;
     }
     match results.failed.as_slice() {
         [] => Ok(()),
@@ -74,7 +47,7 @@ pub(crate) fn compare(options: &Options) -> Result<(), String> {
 }
 
 /// Which pair of processes takes a sample: one-shot contenders that live in the same namespace share one, to take turns.
-type PairKey = (Placement, Option<Contender>);
+type PairKey = (Placement, Option<Runtime>, Option<Contender>);
 
 /// The processes of a run.
 struct Stage {
@@ -94,15 +67,12 @@ async fn measure(plan: &Plan) -> Result<Results, String> {
         if let Some(Cpus { server, client }) = &apart {
             results.core_to_core.extend(cores::round_trip(server[0], client[0]));
         }
-        for &measure in &plan.measures {
-            for &placement in &plan.placements {
-                for size in plan.sizes(measure) {
-                    for group in groups(plan, measure, round) {
-                        bar.set_message(format!("round {}: {measure} {placement} {size}", round + 1));
-                        sample(plan, &mut stage, &mut results, (measure, placement, size), &group).await;
-                        bar.inc(group.len() as u64);
-                    }
-                }
+        for site in plan.sites() {
+            for group in groups(plan, &site, round) {
+                let Site { measure, placement, size, .. } = site;
+                bar.set_message(format!("round {}: {measure} {placement} {size}", round + 1));
+                sample(plan, &mut stage, &mut results, site, &group).await;
+                bar.inc(group.len() as u64);
             }
         }
         if bar.is_hidden() {
@@ -118,25 +88,21 @@ async fn measure(plan: &Plan) -> Result<Results, String> {
 }
 
 /// One sample of one group of contenders; a failure ends those contenders in that placement, not the run.
-async fn sample(
-    plan: &Plan,
-    stage: &mut Stage,
-    results: &mut Results,
-    (measure, placement, size): (Measure, Placement, usize),
-    group: &[Contender],
-) {
-    let key = pair_key(placement, group);
+async fn sample(plan: &Plan, stage: &mut Stage, results: &mut Results, site: Site, group: &[Contender]) {
+    let key = pair_key(site, group);
     let Some(pair) = stage.pairs.get_mut(&key) else { return };
-    match pair.sample(group, plan.work(measure, size)).await {
+    match pair.sample(group, plan.work(&site)).await {
         Ok(outcome) => {
             for (&contender, values) in group.iter().zip(outcome.values) {
-                let cell = results.cells.entry(Key { measure, placement, size, contender }).or_default();
+                let cell = results.cells.entry(site.key(contender)).or_default();
                 cell.rounds.push(values);
                 cell.p99s.extend(outcome.p99);
+                cell.p999s.extend(outcome.p999);
             }
         }
         Err(why) => {
             let names: Vec<String> = group.iter().map(Contender::to_string).collect();
+            let Site { measure, placement, size, .. } = site;
             results.failed.push(format!("{} {measure} {placement} {size}: {why}", names.join("+")));
             stage.pairs.remove(&key);
         }
@@ -144,9 +110,9 @@ async fn sample(
 }
 
 /// The contenders of a measure, in groups that are sampled together, each round beginning with another one.
-fn groups(plan: &Plan, measure: Measure, round: u32) -> Vec<Vec<Contender>> {
-    let contenders = plan.contenders(measure);
-    let mut groups: Vec<Vec<Contender>> = if measure == Measure::Oneshot {
+fn groups(plan: &Plan, site: &Site, round: u32) -> Vec<Vec<Contender>> {
+    let contenders = plan.contenders(site);
+    let mut groups: Vec<Vec<Contender>> = if site.measure == Measure::Oneshot {
         let (bridged, others) = contenders.into_iter().partition(|&contender| contender == Contender::Bridge);
         [others, bridged].into_iter().filter(|group: &Vec<Contender>| !group.is_empty()).collect()
     } else {
@@ -159,10 +125,10 @@ fn groups(plan: &Plan, measure: Measure, round: u32) -> Vec<Vec<Contender>> {
     groups
 }
 
-fn pair_key(placement: Placement, group: &[Contender]) -> PairKey {
+fn pair_key(site: Site, group: &[Contender]) -> PairKey {
     match group {
-        [only] => (placement, Some(*only)),
-        _ => (placement, None),
+        &[only] => (site.placement, only.has_runtime().then_some(site.runtime), Some(only)),
+        _ => (site.placement, Some(site.runtime), None),
     }
 }
 
@@ -182,7 +148,7 @@ async fn set_up(plan: &Plan, results: &mut Results) -> Result<Stage, String> {
     let template = Start {
         namespace: Namespace::Inherited,
         cpus: vec![],
-        runtime: plan.runtime,
+        runtime: Runtime::Current,
         root: plan.root,
         place: Place { ip: Ipv4Addr::LOCALHOST, dir: dir.path().to_owned(), fixed: plan.fixed },
     };
@@ -190,26 +156,27 @@ async fn set_up(plan: &Plan, results: &mut Results) -> Result<Stage, String> {
     let mut bridge = None;
     let mut skip_bridge = false;
     let mut pairs = BTreeMap::new();
+    let mut places = BTreeMap::new();
     for &placement in &plan.placements {
-        let cpus = match placement::cpus(placement) {
-            Ok(cpus) => cpus,
-            Err(why) => {
-                skip(results, &format!("{placement}: {why}"));
-                continue;
-            }
-        };
-        let ends = ends(&template, &cpus);
-        for key in pair_keys(plan, placement) {
-            if key.1 != Some(Contender::Bridge) {
-                let start = async |end| Worker::start(end, socket.as_deref()).await;
-                pairs.insert(key, Pair { server: start(&ends[0]).await?, client: start(&ends[1]).await? });
-            } else if !skip_bridge {
-                match bridged(&mut bridge, &template, &ends).await {
-                    Ok(pair) => drop(pairs.insert(key, pair)),
-                    Err(why) => {
-                        skip_bridge = true;
-                        skip(results, &format!("bridge: {why}"));
-                    }
+        match placement::cpus(placement) {
+            Ok(cpus) => drop(places.insert(placement, cpus)),
+            Err(why) => skip(results, &format!("{placement}: {why}")),
+        }
+    }
+    for key in pair_keys(plan) {
+        let (placement, runtime, contender) = key;
+        let Some(cpus) = places.get(&placement) else { continue };
+        let template = Start { runtime: runtime.unwrap_or(Runtime::Current), ..template.clone() };
+        let ends = ends(&template, cpus);
+        if contender != Some(Contender::Bridge) {
+            let start = async |end| Worker::start(end, socket.as_deref()).await;
+            pairs.insert(key, Pair { server: start(&ends[0]).await?, client: start(&ends[1]).await? });
+        } else if !skip_bridge {
+            match bridged(&mut bridge, &template, &ends).await {
+                Ok(pair) => drop(pairs.insert(key, pair)),
+                Err(why) => {
+                    skip_bridge = true;
+                    skip(results, &format!("bridge: {why}"));
                 }
             }
         }
@@ -231,10 +198,10 @@ fn ends(template: &Start, cpus: &Cpus) -> [Start; 2] {
     [&cpus.server, &cpus.client].map(|cpus| Start { cpus: cpus.clone(), ..template.clone() })
 }
 
-/// All pairs that a placement needs.
-fn pair_keys(plan: &Plan, placement: Placement) -> BTreeSet<PairKey> {
-    let groups = plan.measures.iter().flat_map(|&measure| groups(plan, measure, 0));
-    groups.map(|group| pair_key(placement, &group)).collect()
+/// All pairs that the run needs.
+fn pair_keys(plan: &Plan) -> BTreeSet<PairKey> {
+    let sites = plan.sites().into_iter();
+    sites.flat_map(|site| groups(plan, &site, 0).into_iter().map(move |group| pair_key(site, &group))).collect()
 }
 
 fn skip(results: &mut Results, what: &str) {

@@ -2,7 +2,7 @@
 //!
 //! Read in this order: `names` (what can be measured), `plan` (what one run measures), `compare` (the run: worker
 //! pairs, rounds), `pair` and `protocol` (how the run talks to its worker processes), `worker` (the other side of
-//! that), `contender` and `measure` (what a worker does), `stats` and `report` (what becomes of the figures); `placement`, `cores` and
+//! that), `contender` and `measure` (what a worker does), `results`, `stats` and `report` (what becomes of the figures); `placement`, `cores` and
 //! `netns` are what they stand on.
 //!
 //! Speed is reported and never asserted: a missed goal is printed as missed and the exit code stays 0.
@@ -18,6 +18,7 @@ mod placement;
 mod plan;
 mod protocol;
 mod report;
+mod results;
 mod stats;
 mod worker;
 

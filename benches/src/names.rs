@@ -50,7 +50,7 @@ pub(crate) enum Placement {
 }
 
 /// Which of tokio's runtimes the two processes use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Runtime {
     /// One thread.
@@ -59,6 +59,15 @@ pub(crate) enum Runtime {
     /// tokio's default: as many worker threads as CPUs that the process may run on.
     #[value(alias = "multi-thread")]
     Multi,
+}
+
+impl Contender {
+    /// Whether it works in one of tokio's runtimes, and not in a thread that blocks.
+    pub(crate) const fn has_runtime(self) -> bool {
+        match self {
+            Self::Tcp | Self::Bridge | Self::Uds | Self::ShmbcOff | Self::ShmbcAdaptive | Self::ShmbcFixed => true,
+        }
+    }
 }
 
 impl Measure {
@@ -81,8 +90,8 @@ impl Measure {
         match (self, quick) {
             (Self::Rtt, true) => &[64, 1024],
             (Self::Rtt, false) => &[64, 1024, 65536],
-            (Self::Stream, true) => &[64, 16384, 1 << 20],
-            (Self::Stream, false) => &[64, 1024, 4096, 16384, 65536, 1 << 20],
+            (Self::Stream, true) => &[64, 1024, 16384, 1 << 20],
+            (Self::Stream, false) => &[64, 256, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20],
             (Self::Oneshot, _) => &[64],
         }
     }

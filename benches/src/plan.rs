@@ -6,6 +6,7 @@ use clap::Args;
 
 use crate::names::{Contender, Measure, Placement, Runtime};
 use crate::protocol::{Times, Work};
+use crate::results::Key;
 
 /// The largest message: what is above is no message but a memory test, and a typing error more likely.
 const MAX_SIZE: usize = 64 << 20;
@@ -34,9 +35,9 @@ pub(crate) struct Options {
     /// How often each cell is measured; every round goes through all contenders.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
-    /// The runtime of the two processes.
-    #[arg(long, value_enum, default_value_t = Runtime::Current)]
-    runtime: Runtime,
+    /// The runtimes of the two processes, separated by commas.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "current")]
+    runtime: Vec<Runtime>,
     /// Measure in the future given to `block_on` instead of in a spawned task.
     #[arg(long)]
     root: bool,
@@ -52,11 +53,30 @@ pub(crate) struct Plan {
     pub(crate) contenders: Vec<Contender>,
     pub(crate) placements: Vec<Placement>,
     pub(crate) rounds: u32,
-    pub(crate) runtime: Runtime,
+    pub(crate) runtimes: Vec<Runtime>,
     pub(crate) root: bool,
     pub(crate) fixed: Duration,
     sizes: Vec<usize>,
     quick: bool,
+}
+
+/// One place of the run: what is measured and where, but for who.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Site {
+    pub(crate) measure: Measure,
+    pub(crate) placement: Placement,
+    pub(crate) runtime: Runtime,
+    /// Connections at once, where the measure varies them.
+    pub(crate) conns: Option<u32>,
+    pub(crate) size: usize,
+}
+
+impl Site {
+    /// The cell of a contender.
+    pub(crate) fn key(self, contender: Contender) -> Key {
+        let Self { measure, placement, runtime, conns, size } = self;
+        Key { measure, placement, runtime: contender.has_runtime().then_some(runtime), conns, size, contender }
+    }
 }
 
 impl Plan {
@@ -67,12 +87,28 @@ impl Plan {
             contenders: or_all(&options.contenders),
             placements: or_all(&options.placements),
             rounds: options.rounds,
-            runtime: options.runtime,
+            runtimes: or_all(&options.runtime),
             root: options.root,
             fixed: Duration::from_micros(options.fixed_us),
             sizes: options.sizes.clone(),
             quick: options.quick,
         }
+    }
+
+    /// What one round does in this order: measures in their places, each with all its contenders.
+    pub(crate) fn sites(&self) -> Vec<Site> {
+        let mut sites = Vec::new();
+        for &measure in &self.measures {
+            for &placement in &self.placements {
+                for &runtime in &self.runtimes {
+                    sites.extend(self.sizes(measure).into_iter().flat_map(|size| {
+                        let conns = self.conns(measure).into_iter();
+                        conns.map(move |conns| Site { measure, placement, runtime, conns, size })
+                    }));
+                }
+            }
+        }
+        sites
     }
 
     /// The sizes at which a measure is taken.
@@ -83,13 +119,22 @@ impl Plan {
         }
     }
 
-    /// The contenders of this run that a measure suits.
-    pub(crate) fn contenders(&self, measure: Measure) -> Vec<Contender> {
-        self.contenders.iter().copied().filter(|contender| measure.suits(*contender)).collect()
+    /// How many connections at once a measure is taken with; nothing where it has just the one.
+    pub(crate) fn conns(&self, measure: Measure) -> Vec<Option<u32>> {
+        match measure {
+            Measure::Rtt | Measure::Stream | Measure::Oneshot => vec![None],
+        }
+    }
+
+    /// The contenders of this run at a site. Those that need no runtime are measured beside the first one.
+    pub(crate) fn contenders(&self, site: &Site) -> Vec<Contender> {
+        let first = self.runtimes.first() == Some(&site.runtime);
+        let here = |contender: &Contender| site.measure.suits(*contender) && (first || contender.has_runtime());
+        self.contenders.iter().copied().filter(here).collect()
     }
 
     /// One sample of a measure.
-    pub(crate) fn work(&self, measure: Measure, size: usize) -> Work {
+    pub(crate) fn work(&self, &Site { measure, size, .. }: &Site) -> Work {
         let times = if self.quick {
             Times { warm: Duration::from_millis(40), run: Duration::from_millis(110) }
         } else {
@@ -105,8 +150,8 @@ impl Plan {
 
     /// How many samples the run takes.
     pub(crate) fn samples(&self) -> u64 {
-        let cells: usize = self.measures.iter().map(|&m| self.sizes(m).len() * self.contenders(m).len()).sum();
-        (cells * self.placements.len()) as u64 * u64::from(self.rounds)
+        let cells: usize = self.sites().iter().map(|site| self.contenders(site).len()).sum();
+        cells as u64 * u64::from(self.rounds)
     }
 }
 

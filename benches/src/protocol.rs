@@ -106,6 +106,8 @@ pub(crate) struct Outcome {
     pub(crate) values: Vec<Vec<f64>>,
     /// The 99th percentile, where the measure has one.
     pub(crate) p99: Option<f64>,
+    /// The 99.9th percentile, where the measure has one.
+    pub(crate) p999: Option<f64>,
     /// Payload bytes that the client sent, or that the server received: they must be equal.
     pub(crate) bytes: u64,
 }

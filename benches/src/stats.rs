@@ -7,6 +7,8 @@ pub(crate) struct Cell {
     pub(crate) rounds: Vec<Vec<f64>>,
     /// Per round its 99th percentile, where there is one.
     pub(crate) p99s: Vec<f64>,
+    /// Per round its 99.9th percentile, where there is one.
+    pub(crate) p999s: Vec<f64>,
 }
 
 /// What is told of a cell.
@@ -16,6 +18,8 @@ pub(crate) struct Summary {
     pub(crate) value: f64,
     /// Median over the rounds of each round's 99th percentile.
     pub(crate) p99: Option<f64>,
+    /// Median over the rounds of each round's 99.9th percentile.
+    pub(crate) p999: Option<f64>,
     /// The smallest round.
     pub(crate) min: f64,
     /// The largest round.
@@ -29,6 +33,7 @@ impl Cell {
         Some(Summary {
             value: median(&rounds)?,
             p99: median(&self.p99s),
+            p999: median(&self.p999s),
             min: rounds.iter().copied().reduce(f64::min)?,
             max: rounds.iter().copied().reduce(f64::max)?,
         })
@@ -66,15 +71,16 @@ mod tests {
 
     #[test]
     fn summary_takes_spread_over_rounds_and_not_over_batches() {
-        let cell = Cell { rounds: vec![vec![1.0, 5.0, 100.0], vec![7.0], vec![6.0]], p99s: vec![9.0, 11.0, 10.0] };
-        assert_eq!(cell.summary(), Some(Summary { value: 6.0, p99: Some(10.0), min: 5.0, max: 7.0 }));
+        let rounds = vec![vec![1.0, 5.0, 100.0], vec![7.0], vec![6.0]];
+        let cell = Cell { rounds, p99s: vec![9.0, 11.0, 10.0], p999s: vec![] };
+        assert_eq!(cell.summary(), Some(Summary { value: 6.0, p99: Some(10.0), p999: None, min: 5.0, max: 7.0 }));
         assert_eq!(Cell::default().summary(), None);
     }
 
     #[test]
     fn paired_ratio_when_both_drift_together_sees_only_the_difference() {
-        let a = Cell { rounds: vec![vec![100.0, 50.0], vec![10.0]], p99s: vec![] };
-        let b = Cell { rounds: vec![vec![50.0, 25.0], vec![5.0]], p99s: vec![] };
+        let a = Cell { rounds: vec![vec![100.0, 50.0], vec![10.0]], ..Cell::default() };
+        let b = Cell { rounds: vec![vec![50.0, 25.0], vec![5.0]], ..Cell::default() };
         assert_eq!(paired_ratio(&a, &b), Some(2.0));
         assert_eq!(paired_ratio(&a, &Cell::default()), None);
     }

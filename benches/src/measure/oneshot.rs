@@ -128,7 +128,7 @@ pub(super) async fn run(
             }
         }
     }
-    Ok(Outcome { values, p99: None, bytes: total(contenders.len(), size, batch, batches) })
+    Ok(Outcome { values, bytes: total(contenders.len(), size, batch, batches), ..Outcome::default() })
 }
 
 /// Who comes when in one round of batches: every contender in every place, and each pair in both orders.

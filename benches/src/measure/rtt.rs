@@ -60,6 +60,7 @@ pub(super) async fn run<S: AsyncRead + AsyncWrite + Unpin>(
     Ok(Outcome {
         values: vec![vec![histogram.value_at_quantile(0.5) as f64]],
         p99: Some(histogram.value_at_quantile(0.99) as f64),
+        p999: Some(histogram.value_at_quantile(0.999) as f64),
         bytes,
     })
 }

@@ -37,7 +37,7 @@ pub(super) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, time
     // A reader that did not get to run meanwhile would otherwise count what lay in buffers over almost no time.
     let (from, before) = counted_from.filter(|(from, _)| end - *from >= times.run / 2).unwrap_or((begin, 0));
     let rate = (bytes - before) as f64 / (end - from).as_secs_f64() / 1e9;
-    Ok(Outcome { values: vec![vec![rate]], p99: None, bytes })
+    Ok(Outcome { values: vec![vec![rate]], bytes, ..Outcome::default() })
 }
 
 /// Writes until the time is over.

@@ -1,7 +1,7 @@
 //! What the project wants to reach, and whether this run did. Each goal is a line; none of them is an assertion.
 
-use crate::compare::{Key, Results};
 use crate::names::{Contender, Measure, Placement};
+use crate::results::{Key, Results};
 use crate::stats::paired_ratio;
 
 /// Prints a line per goal that this run measured both sides of, and says of the others that it did not.
@@ -10,11 +10,12 @@ pub(super) fn lines(results: &Results) -> Vec<String> {
     use Measure::{Oneshot, Rtt, Stream};
     use Placement::{OneCore, TwoCores};
 
-    let adaptive = |measure, placement, size| results.value(measure, placement, size, ShmbcAdaptive);
+    let adaptive = |measure, placement, size| results.value(Key::new(measure, placement, size, ShmbcAdaptive));
     let rtt = adaptive(Rtt, TwoCores, 64);
     let speedup = |against: Option<f64>| Some(against? / rtt?);
-    let gain =
-        |contender| Some(adaptive(Stream, TwoCores, 16384)? / results.value(Stream, TwoCores, 16384, contender)?);
+    let gain = |contender| {
+        Some(adaptive(Stream, TwoCores, 16384)? / results.value(Key::new(Stream, TwoCores, 16384, contender))?)
+    };
 
     let mut lines = vec![
         line(
@@ -23,21 +24,21 @@ pub(super) fn lines(results: &Results) -> Vec<String> {
         ),
         times(
             "64 B round trip, two cores, at least 50x faster than bridge",
-            speedup(results.value(Rtt, TwoCores, 64, Bridge)),
+            speedup(results.value(Key::new(Rtt, TwoCores, 64, Bridge))),
             50.0,
         ),
         times("16 KiB writes, two cores, at least 6x bridge", gain(Bridge), 6.0),
         times("16 KiB writes, two cores, at least 2x uds", gain(Uds), 2.0),
         line(
             "64 B round trip, one core, below uds",
-            adaptive(Rtt, OneCore, 64).zip(results.value(Rtt, OneCore, 64, Uds)).map(|(ours, uds)| {
+            adaptive(Rtt, OneCore, 64).zip(results.value(Key::new(Rtt, OneCore, 64, Uds))).map(|(ours, uds)| {
                 (ours < uds, format!("{:.2} us against {:.2} us, {:.2}x", ours / 1000.0, uds / 1000.0, uds / ours))
             }),
         ),
     ];
     for placement in [TwoCores, OneCore, Placement::Unpinned] {
         // How much longer one connection takes, from batches taken side by side.
-        let cell = |contender| results.cells.get(&Key { measure: Oneshot, placement, size: 64, contender });
+        let cell = |contender| results.cells.get(&Key::new(Oneshot, placement, 64, contender));
         let cost = cell(Tcp).zip(cell(ShmbcAdaptive)).and_then(|(tcp, ours)| paired_ratio(tcp, ours));
         let verdict = cost.map(|cost| (cost <= 1.05, format!("{:+.1} %", (cost - 1.0) * 100.0)));
         lines.push(line(&format!("one-shot connection, {placement}, at most 5 % over tcp"), verdict));
@@ -66,8 +67,8 @@ mod tests {
     fn goals_when_missed_reached_and_not_measured_say_so_with_the_figure() {
         let mut results = Results::default();
         for (contender, ns) in [(Contender::ShmbcAdaptive, 2000.0), (Contender::Bridge, 120_000.0)] {
-            let key = Key { measure: Measure::Rtt, placement: Placement::TwoCores, size: 64, contender };
-            results.cells.insert(key, Cell { rounds: vec![vec![ns]], p99s: vec![] });
+            let key = Key::new(Measure::Rtt, Placement::TwoCores, 64, contender);
+            results.cells.insert(key, Cell { rounds: vec![vec![ns]], ..Cell::default() });
         }
         let lines = lines(&results);
         assert_eq!(lines[0], "MISSED        64 B round trip, two cores, at most 1 us: 2.00 us");

@@ -4,8 +4,8 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use crate::compare::{Key, Results};
-use crate::names::{Contender, Measure, Placement};
+use crate::names::{Contender, Measure, Placement, Runtime};
+use crate::results::{Key, Results};
 use crate::stats::Summary;
 
 /// One line. Names and order of the fields are the interface.
@@ -20,6 +20,9 @@ struct Line {
     p99: Option<f64>,
     min: f64,
     max: f64,
+    p999: Option<f64>,
+    runtime: Option<Runtime>,
+    conns: Option<u32>,
 }
 
 impl Line {
@@ -34,16 +37,18 @@ impl Line {
             p99: summary.p99.map(short),
             min: short(summary.min),
             max: short(summary.max),
+            p999: summary.p999.map(short),
+            runtime: key.runtime,
+            conns: key.conns,
         }
     }
 }
 
-/// Prints all cells.
-pub(crate) fn print(results: &Results) -> io::Result<()> {
-    let mut out = io::stdout().lock();
+/// Writes all cells.
+pub(crate) fn print(out: &mut impl Write, results: &Results) -> io::Result<()> {
     for (key, cell) in &results.cells {
         if let Some(summary) = cell.summary() {
-            serde_json::to_writer(&mut out, &Line::new(key, &summary))?;
+            serde_json::to_writer(&mut *out, &Line::new(key, &summary))?;
             out.write_all(b"\n")?;
         }
     }
@@ -65,29 +70,24 @@ mod tests {
 
     #[test]
     fn line_has_exactly_the_promised_fields_in_their_order() {
-        let key = Key {
-            measure: Measure::Rtt,
-            placement: Placement::TwoCores,
-            size: 64,
-            contender: Contender::ShmbcAdaptive,
-        };
-        let summary = Summary { value: 412.0, p99: Some(1023.456), min: 400.5, max: 430.0 };
+        let key = Key::new(Measure::Rtt, Placement::TwoCores, 64, Contender::ShmbcAdaptive);
+        let summary = Summary { value: 412.0, p99: Some(1023.456), p999: Some(9000.0), min: 400.5, max: 430.0 };
         let line = serde_json::to_string(&Line::new(&key, &summary)).expect("plain data");
         assert_eq!(
             line,
-            r#"{"measure":"rtt","contender":"shmbc-adaptive","placement":"two-cores","size":64,"value":412.0,"unit":"ns","p99":1023.5,"min":400.5,"max":430.0}"#
+            r#"{"measure":"rtt","contender":"shmbc-adaptive","placement":"two-cores","size":64,"value":412.0,"unit":"ns","p99":1023.5,"min":400.5,"max":430.0,"p999":9000.0,"runtime":"current","conns":null}"#
         );
     }
 
     #[test]
     fn line_when_there_is_no_p99_says_null() {
-        let key =
-            Key { measure: Measure::Stream, placement: Placement::OneCore, size: 16384, contender: Contender::Uds };
-        let summary = Summary { value: 0.012_345_678, p99: None, min: 0.01, max: 0.02 };
+        let key = Key::new(Measure::Stream, Placement::OneCore, 16384, Contender::Uds);
+        let key = Key { runtime: Some(Runtime::Multi), conns: Some(8), ..key };
+        let summary = Summary { value: 0.012_345_678, p99: None, p999: None, min: 0.01, max: 0.02 };
         let line = serde_json::to_string(&Line::new(&key, &summary)).expect("plain data");
         assert_eq!(
             line,
-            r#"{"measure":"stream","contender":"uds","placement":"one-core","size":16384,"value":0.012346,"unit":"GB/s","p99":null,"min":0.01,"max":0.02}"#
+            r#"{"measure":"stream","contender":"uds","placement":"one-core","size":16384,"value":0.012346,"unit":"GB/s","p99":null,"min":0.01,"max":0.02,"p999":null,"runtime":"multi","conns":8}"#
         );
     }
 }

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::compare::Results;
 use crate::placement;
 use crate::plan::Plan;
+use crate::results::Results;
 use crate::stats::median;
 
 /// Cargo.lock of this build: the versions that really run.
@@ -34,9 +34,9 @@ pub(super) fn lines(plan: &Plan, results: &Results, took: Duration) -> Vec<Strin
             env!("SHMBC_BENCH_RUSTC")
         ),
         format!(
-            "run       rounds {}, runtime {}, work in {}, fixed wait {:?}, {:.0} s",
+            "run       rounds {}, runtimes {:?}, work in {}, fixed wait {:?}, {:.0} s",
             plan.rounds,
-            plan.runtime,
+            plan.runtimes,
             if plan.root { "block_on's future" } else { "a spawned task" },
             plan.fixed,
             took.as_secs_f64()

@@ -6,25 +6,29 @@ use std::time::Duration;
 use comfy_table::{Cell as TableCell, CellAlignment, Table, presets};
 
 use super::{goals, machine};
-use crate::compare::{Key, Results};
-use crate::names::{Contender, Measure, Placement};
-use crate::plan::Plan;
+use crate::names::{Contender, Measure};
+use crate::plan::{Plan, Site};
+use crate::results::{Key, Results};
 use crate::stats::Summary;
 
-/// Prints everything that a run has found.
-pub(crate) fn print(plan: &Plan, results: &Results, took: Duration) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    for &measure in &plan.measures {
-        for &placement in &plan.placements {
-            if let Some(table) = table(plan, results, measure, placement) {
-                writeln!(out, "{measure}, {placement}: {}\n{table}\n", legend(measure))?;
-            }
+/// Writes everything that a run has found.
+pub(crate) fn print(out: &mut impl Write, plan: &Plan, results: &Results, took: Duration) -> io::Result<()> {
+    let mut sites = plan.sites();
+    while let Some(&first) = sites.first() {
+        // Those that differ only in what stands across.
+        let across = |site: &Site| Site { size: first.size, conns: first.conns, ..*site } == first;
+        let columns: Vec<Site> = sites.iter().copied().filter(across).collect();
+        sites.retain(|site| !across(site));
+        if let Some(table) = table(plan, results, &columns) {
+            let Site { measure, placement, runtime, .. } = first;
+            let runtime = if plan.runtimes.len() > 1 { format!(", runtime {runtime}") } else { String::new() };
+            writeln!(out, "{measure}, {placement}{runtime}: {}\n{table}\n", legend(measure))?;
         }
     }
-    block(&mut out, "Goals (shmbc-adaptive)", &goals::lines(results))?;
-    block(&mut out, "Skipped", &results.skipped)?;
-    block(&mut out, "Failed", &results.failed)?;
-    block(&mut out, "Machine", &machine::lines(plan, results, took))?;
+    block(out, "Goals (shmbc-adaptive)", &goals::lines(results))?;
+    block(out, "Skipped", &results.skipped)?;
+    block(out, "Failed", &results.failed)?;
+    block(out, "Machine", &machine::lines(plan, results, took))?;
     out.flush()
 }
 
@@ -41,27 +45,26 @@ fn block(out: &mut impl Write, title: &str, lines: &[String]) -> io::Result<()> 
 
 const fn legend(measure: Measure) -> &'static str {
     match measure {
-        Measure::Rtt => "round trip by message size: median (lowest..highest round), p99, times better than",
+        Measure::Rtt => "round trip by message size: median (lowest..highest round), p99, p99.9, times better than",
         Measure::Stream => "GB/s by size of each write: median (lowest..highest round), times better than",
         Measure::Oneshot => "connections per second: median (lowest..highest round), times better than",
     }
 }
 
-/// One table: contenders down, sizes across. Nothing if no cell was measured.
-fn table(plan: &Plan, results: &Results, measure: Measure, placement: Placement) -> Option<Table> {
-    let sizes = plan.sizes(measure);
+/// One table: contenders down, sizes and connections across. Nothing if no cell was measured.
+fn table(plan: &Plan, results: &Results, columns: &[Site]) -> Option<Table> {
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL);
-    let header = sizes.iter().map(|&size| TableCell::new(bytes(size)).set_alignment(CellAlignment::Right));
+    let header = columns.iter().map(|site| TableCell::new(heading(site)).set_alignment(CellAlignment::Right));
     table.set_header([TableCell::new("")].into_iter().chain(header));
     let mut any = false;
-    for contender in plan.contenders(measure) {
+    for contender in plan.contenders(columns.first()?) {
         let mut row = vec![TableCell::new(contender)];
-        for &size in &sizes {
-            let key = Key { measure, placement, size, contender };
+        for site in columns {
+            let key = site.key(contender);
             let text = results.cells.get(&key).and_then(|cell| cell.summary()).map(|summary| {
                 any = true;
-                cell_text(results, key, &summary)
+                cell_text(results, site, key, &summary)
             });
             row.push(TableCell::new(text.unwrap_or_else(|| "-".into())).set_alignment(CellAlignment::Right));
         }
@@ -70,18 +73,29 @@ fn table(plan: &Plan, results: &Results, measure: Measure, placement: Placement)
     any.then_some(table)
 }
 
-/// Value, spread, p99, and how many times better than the bridge and the Unix socket.
-fn cell_text(results: &Results, key: Key, summary: &Summary) -> String {
+fn heading(site: &Site) -> String {
+    match site.conns {
+        Some(1) => format!("{}, 1 connection", bytes(site.size)),
+        Some(conns) => format!("{}, {conns} connections", bytes(site.size)),
+        None => bytes(site.size),
+    }
+}
+
+/// Value, spread, percentiles, and how many times better than the bridge and the Unix socket.
+fn cell_text(results: &Results, site: &Site, key: Key, summary: &Summary) -> String {
     let show = |value| amount(key.measure, value);
     let mut text = format!("{} ({}..{})", show(summary.value), show(summary.min), show(summary.max));
-    if let Some(p99) = summary.p99 {
-        text += &format!("\np99 {}", show(p99));
+    let tails = [("p99", summary.p99), ("p99.9", summary.p999)];
+    let tails: Vec<String> =
+        tails.iter().filter_map(|(name, value)| Some(format!("{name} {}", show((*value)?)))).collect();
+    if !tails.is_empty() {
+        text += &format!("\n{}", tails.join(", "));
     }
     let against: Vec<String> = [Contender::Bridge, Contender::Uds]
         .into_iter()
         .filter(|&other| other != key.contender)
         .filter_map(|other| {
-            let other_value = results.value(key.measure, key.placement, key.size, other)?;
+            let other_value = results.value(site.key(other))?;
             let (better, worse) = if key.measure.smaller_is_better() {
                 (other_value, summary.value)
             } else {
