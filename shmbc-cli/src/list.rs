@@ -36,11 +36,15 @@ pub(crate) fn connections(list: &List) -> Result<(), String> {
     if list.json {
         return print_json(&rows.iter().map(ConnectionJson::of).collect::<Vec<_>>());
     }
-    let header = ["STATE", "PATH", "A", "B", "A TO B", "B TO A", "AGE"];
+    let mut header = vec!["STATE", "PATH", "A", "B", "A TO B", "B TO A", "AGE"];
+    let numa = rows.iter().flat_map(|row| &row.ends).any(|end| end.node.is_some());
+    if numa {
+        header.extend(["NODE A", "NODE B", "A TO B ON", "B TO A ON"]);
+    }
     print_table(
         header,
         rows.iter().map(|row| {
-            [
+            let mut cells = vec![
                 row.state.to_string(),
                 path(row).to_string(),
                 row.ends.first().map_or_else(|| "-".into(), end),
@@ -48,9 +52,20 @@ pub(crate) fn connections(list: &List) -> Result<(), String> {
                 bytes(row.bytes[0]),
                 bytes(row.bytes[1]),
                 age(row.age_ms),
-            ]
+            ];
+            if numa {
+                let node = |side: usize| row.ends.get(side).and_then(|end| end.node);
+                cells.extend([0, 1].map(|side| nodes(node(side).as_slice())));
+                cells.extend(row.ring_nodes.iter().map(|ring| nodes(ring)));
+            }
+            cells
         }),
     )
+}
+
+fn nodes(nodes: &[u16]) -> String {
+    let nodes: Vec<_> = nodes.iter().map(u16::to_string).collect();
+    if nodes.is_empty() { "-".into() } else { nodes.join(",") }
 }
 
 pub(crate) fn containers(list: &List) -> Result<(), String> {
@@ -58,7 +73,7 @@ pub(crate) fn containers(list: &List) -> Result<(), String> {
     if list.json {
         return print_json(&rows.iter().map(ContainerJson::of).collect::<Vec<_>>());
     }
-    let header = ["CONTAINER", "NAME", "STATE", "ADDRESSES", "CONNECTIONS"];
+    let header = vec!["CONTAINER", "NAME", "STATE", "ADDRESSES", "CONNECTIONS"];
     print_table(
         header,
         rows.iter().map(|row| {
@@ -66,7 +81,7 @@ pub(crate) fn containers(list: &List) -> Result<(), String> {
                 let addresses: Vec<_> = addresses.iter().map(IpAddr::to_string).collect();
                 format!("{name}: {}", addresses.join(" "))
             });
-            [
+            vec![
                 row.id.get(..12).unwrap_or(&row.id).to_owned(),
                 row.name.clone(),
                 row.state.clone(),
@@ -118,7 +133,7 @@ fn age(ms: u64) -> String {
     }
 }
 
-fn print_table<const N: usize>(header: [&str; N], rows: impl Iterator<Item = [String; N]>) -> Result<(), String> {
+fn print_table(header: Vec<&str>, rows: impl Iterator<Item = Vec<String>>) -> Result<(), String> {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header);
     for row in rows {
@@ -153,6 +168,8 @@ struct ConnectionJson<'a> {
     /// Size of its block.
     block_bytes: u64,
     age_ms: u64,
+    /// NUMA nodes on which pages of each ring are; none on a machine of one node.
+    ring_nodes: &'a [Vec<u16>; 2],
 }
 
 #[derive(Serialize)]
@@ -163,6 +180,8 @@ struct EndJson<'a> {
     container_id: Option<&'a str>,
     pid: i32,
     uid: u32,
+    /// NUMA node of the CPU it runs on; null on a machine of one node.
+    node: Option<u16>,
 }
 
 impl<'a> ConnectionJson<'a> {
@@ -178,9 +197,19 @@ impl<'a> ConnectionJson<'a> {
             container_id: end.container_id.as_deref(),
             pid: end.pid,
             uid: end.uid,
+            node: end.node,
         };
         let ends = row.ends.iter().map(end).collect();
-        Self { state: row.state, path, reason, ends, bytes: row.bytes, block_bytes: row.block, age_ms: row.age_ms }
+        Self {
+            state: row.state,
+            path,
+            reason,
+            ends,
+            bytes: row.bytes,
+            block_bytes: row.block,
+            age_ms: row.age_ms,
+            ring_nodes: &row.ring_nodes,
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use tracing::info;
 use crate::config::{HostConfig, HostError};
 use crate::docker;
 use crate::hub::{Counts, Hub};
+use crate::numa;
 use crate::pool::Pool;
 use crate::server::{self, Listener};
 
@@ -55,6 +56,7 @@ impl Host {
         let helpers = vec![
             tokio::spawn(pool.keep(taken_back)),
             tokio::spawn(clock),
+            tokio::spawn(numa::keep(Arc::clone(&hub))),
             tokio::spawn(docker::watch(config.docker, Arc::clone(&hub), asked)),
         ];
         let server = tokio::spawn(server::serve(listener, Arc::clone(&hub), stopping));

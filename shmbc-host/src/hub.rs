@@ -14,9 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use shmbc::block::Block;
-use shmbc::control::message::{
-    Decline, End as EndName, Grant, Identity, LocalEntry, Offer, OfferId, Refusal, ToClient,
-};
+use shmbc::control::message::{Decline, End as EndName, Grant, Identity, LocalEntry, Offer, Refusal, ToClient};
 use shmbc::doorbell;
 use shmbc::layout::{Direction, Sizes};
 use shmbc::link::SwitchToken;
@@ -27,6 +25,7 @@ pub use self::report::Counts;
 use crate::broker::{Broker, Decision, Release, Rules};
 use crate::config::HostConfig;
 use crate::identity::Client;
+use crate::numa::{self, Home, Move, Topology};
 use crate::pool::Pool;
 use crate::prove::{Own, Proof};
 use crate::session::outbox::{GrantFds, Outbox};
@@ -39,15 +38,23 @@ struct State {
     broker: Broker,
     containers: Containers,
     sessions: HashMap<SessionId, (Arc<Client>, Outbox)>,
-    blocks: HashMap<ConnectionId, Block>,
+    blocks: HashMap<ConnectionId, Held>,
     next_session: u64,
     armed: Option<Instant>,
+}
+
+/// The block of a connection, and where its rings are, A to B first.
+#[derive(Debug)]
+struct Held {
+    block: Arc<Block>,
+    homes: [Home; 2],
 }
 
 /// The hub.
 #[derive(Debug)]
 pub(crate) struct Hub {
     pub(crate) own: Own,
+    pub(crate) topology: Topology,
     sizes: Sizes,
     pool: Arc<Pool>,
     state: Mutex<State>,
@@ -80,6 +87,7 @@ impl Hub {
         };
         Self {
             own,
+            topology: Topology::of_this_machine(),
             sizes,
             pool,
             state: Mutex::new(state),
@@ -155,7 +163,7 @@ impl Hub {
     }
 
     /// A proven offer.
-    pub(crate) fn offer(&self, session: SessionId, client: &Arc<Client>, id: OfferId, proof: Proof) {
+    pub(crate) fn offer(&self, session: SessionId, client: &Arc<Client>, offer: &Offer, proof: Proof) {
         if proof.believed && !self.told_believed.swap(true, Ordering::Relaxed) {
             warn!(
                 "this service may not look at its clients' sockets (CAP_SYS_PTRACE): \
@@ -164,12 +172,13 @@ impl Hub {
             );
         }
         let end = End {
-            key: EndKey { session, offer: id },
+            key: EndKey { session, offer: offer.id },
             client: Arc::clone(client),
             local: proof.local,
             peer: proof.peer,
             scope: proof.scope,
             socket: proof.socket,
+            cpu: offer.cpu,
         };
         let mut state = self.state();
         let State { broker, containers, .. } = &mut *state;
@@ -181,7 +190,8 @@ impl Hub {
     pub(crate) fn refuse(&self, session: SessionId, client: &Arc<Client>, offer: &Offer, refusal: Refusal) {
         let key = EndKey { session, offer: offer.id };
         let (local, peer) = (plain(offer.local), plain(offer.peer));
-        let end = End { key, client: Arc::clone(client), local, peer, scope: Scope::Unproven, socket: None };
+        let (client, scope) = (Arc::clone(client), Scope::Unproven);
+        let end = End { key, client, local, peer, scope, socket: None, cpu: offer.cpu };
         let mut state = self.state();
         if state.broker.table.of_end(key).is_none() {
             state.broker.note_refused(end, refusal.clone(), Instant::now());
@@ -199,6 +209,20 @@ impl Hub {
 
     pub(crate) fn close(&self, end: EndKey) {
         self.decide(|broker| broker.close(end));
+    }
+
+    /// Rings that are to follow their consumers to another NUMA node, at most `most`.
+    pub(crate) fn moves(&self, most: usize) -> Vec<Move> {
+        let mut state = self.state();
+        let rings = state.blocks.values_mut().flat_map(|Held { block, homes }| {
+            Direction::BOTH.into_iter().zip(homes).map(|(direction, home)| (&*block, direction, home))
+        });
+        let moves = rings.filter_map(|(block, direction, home)| {
+            let stats = block.stats(direction);
+            let node = stats.consumer_cpu.and_then(|cpu| self.topology.node(cpu));
+            home.look(node, stats.consumed).map(|to| Move { block: Arc::clone(block), direction, to })
+        });
+        moves.take(most).collect()
     }
 
     /// Tells all ends that are not established that they stay on TCP.
@@ -238,7 +262,7 @@ impl Hub {
                 Decision::Go(end) => state.tell(end, &ToClient::Go(end.offer)),
                 Decision::Refuse(end, refusal) => state.tell(end, &ToClient::Refused(end.offer, refusal)),
                 Decision::Release(id, how) => {
-                    if let Some(block) = state.blocks.remove(&id) {
+                    if let Some(Held { block, .. }) = state.blocks.remove(&id) {
                         debug!(connection = id.0, bytes = ?Direction::BOTH.map(|d| block.stats(d).produced), "over");
                         match how {
                             Release::Reclaim => self.pool.reclaim(block),
@@ -265,7 +289,16 @@ impl Hub {
         };
         let Some(row) = state.broker.table.get(id) else { return Ok(()) };
         let clients: Vec<_> = row.ends.iter().map(|end| Arc::clone(&end.client)).collect();
+        let mut nodes = row.ends.iter().map(|end| self.topology.node(end.cpu.into()));
+        // Each ring belongs with the end that reads it: the first with B.
+        let mut homes = [Home::new(nodes.next().flatten()), Home::new(nodes.next().flatten())];
+        homes.reverse();
         let block = self.pool.take()?;
+        for (direction, home) in Direction::BOTH.into_iter().zip(&homes) {
+            if let Some(node) = home.node() {
+                numa::settle(&block, direction, node);
+            }
+        }
         let copies = block.as_fd().try_clone_to_owned().and_then(|a| Ok([a, block.as_fd().try_clone_to_owned()?]));
         let copies = match copies {
             Ok(copies) => copies,
@@ -289,7 +322,7 @@ impl Hub {
                 outbox.put(&ToClient::Grant(grant), Some(GrantFds { block, ringer, waiter }));
             }
         }
-        state.blocks.insert(id, block);
+        state.blocks.insert(id, Held { block, homes });
         Ok(())
     }
 }

@@ -36,6 +36,7 @@ mod host;
 mod hub;
 mod identity;
 mod kernel;
+mod numa;
 mod policy;
 mod pool;
 mod prove;

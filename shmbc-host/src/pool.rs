@@ -20,13 +20,13 @@ pub(crate) struct Pool {
     target: usize,
     stock: Mutex<Vec<Block>>,
     low: Notify,
-    used: mpsc::UnboundedSender<Block>,
+    used: mpsc::UnboundedSender<Arc<Block>>,
     out: AtomicUsize,
 }
 
 impl Pool {
     /// An empty pool, and what its keeper needs. Unbounded, but for the number of blocks that are out.
-    pub(crate) fn new(sizes: Sizes, target: usize) -> (Arc<Self>, mpsc::UnboundedReceiver<Block>) {
+    pub(crate) fn new(sizes: Sizes, target: usize) -> (Arc<Self>, mpsc::UnboundedReceiver<Arc<Block>>) {
         let (used, taken_back) = mpsc::unbounded_channel();
         let pool = Self { sizes, target, stock: Mutex::default(), low: Notify::new(), used, out: AtomicUsize::new(0) };
         (Arc::new(pool), taken_back)
@@ -37,24 +37,24 @@ impl Pool {
     /// # Errors
     ///
     /// Those of [`Block::create`], when the stock is empty and none can be made.
-    pub(crate) fn take(&self) -> io::Result<Block> {
+    pub(crate) fn take(&self) -> io::Result<Arc<Block>> {
         let ready = self.stock().pop();
         self.low.notify_one();
         let block = ready.map_or_else(|| Block::create(self.sizes), Ok)?;
         self.out.fetch_add(1, Ordering::Relaxed);
-        Ok(block)
+        Ok(Arc::new(block))
     }
 
     /// Takes the memory of a block back, whoever still maps it.
-    pub(crate) fn reclaim(&self, block: Block) {
+    pub(crate) fn reclaim(&self, block: Arc<Block>) {
         if let Err(refused) = self.used.send(block) {
             // The keeper has stopped: the service is ending.
-            self.punch(refused.0);
+            self.punch(&refused.0);
         }
     }
 
     /// Lets go of a block whose ends may still use it.
-    pub(crate) fn let_go(&self, block: Block) {
+    pub(crate) fn let_go(&self, block: Arc<Block>) {
         drop(block);
         self.out.fetch_sub(1, Ordering::Relaxed);
     }
@@ -65,7 +65,7 @@ impl Pool {
     }
 
     /// Keeps the stock up and takes used blocks back, until dropped.
-    pub(crate) async fn keep(self: Arc<Self>, mut taken_back: mpsc::UnboundedReceiver<Block>) {
+    pub(crate) async fn keep(self: Arc<Self>, mut taken_back: mpsc::UnboundedReceiver<Arc<Block>>) {
         let mut failing = false;
         loop {
             tokio::select! {
@@ -75,7 +75,7 @@ impl Pool {
                         used.push(block);
                     }
                     let pool = Arc::clone(&self);
-                    let _ = tokio::task::spawn_blocking(move || used.into_iter().for_each(|b| pool.punch(b))).await;
+                    let _ = tokio::task::spawn_blocking(move || used.iter().for_each(|b| pool.punch(b))).await;
                 }
                 () = self.low.notified() => {
                     let pool = Arc::clone(&self);
@@ -91,7 +91,7 @@ impl Pool {
         }
     }
 
-    fn punch(&self, block: Block) {
+    fn punch(&self, block: &Block) {
         if let Err(error) = block.reclaim() {
             warn!(%error, "a block's memory could not be taken back; the kernel frees it with its last mapping");
         }

@@ -200,7 +200,14 @@ impl Session {
             ToHost::Decline(id, why) => self.hub.decline(end(id), why),
             ToHost::Close(id) => self.hub.close(end(id)),
             ToHost::ListConnections => {
-                let rows = self.allowed().then(|| self.hub.connection_rows());
+                let hub = Arc::clone(&self.hub);
+                let rows = match self.allowed() {
+                    // Where pages are takes system calls for each connection.
+                    true => Some(
+                        tokio::task::spawn_blocking(move || hub.connection_rows()).await.map_err(io::Error::other)?,
+                    ),
+                    false => None,
+                };
                 self.answer(rows, |rows, last| ToClient::Connections { rows, last });
             }
             ToHost::ListContainers => {
@@ -224,7 +231,7 @@ impl Session {
         });
         let proof = tokio::time::timeout(PROOF_TIMEOUT, proof).await.map_err(|_| End::SlowProof)?;
         match proof.map_err(io::Error::other)? {
-            Ok(proof) => self.hub.offer(self.id, &self.client, offer.id, proof),
+            Ok(proof) => self.hub.offer(self.id, &self.client, &offer, proof),
             Err(why) => {
                 // Once per process at most would be too little: each is about another connection.
                 match &why {

@@ -67,6 +67,8 @@ pub(crate) struct Claim {
     pub(crate) registrar: Box<dyn Registrar>,
     /// Offered because somebody asked, before the traffic showed that it is worth it: may be offered again.
     pub(crate) early: bool,
+    /// Where the stream's thread ran.
+    pub(crate) cpu: u32,
     pub(crate) since: Instant,
 }
 

@@ -5,17 +5,20 @@
 //! [`verify`], which checks everything a mapping depends on before it maps. A block is used by one pair of
 //! processes once; nobody may read yesterday's bytes.
 
+use std::collections::BTreeSet;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::statfs::fstatfs;
+use nix::unistd::{Whence, lseek};
 
 use crate::layout::{self, Direction, Sizes, Words};
 use crate::sync::Ordering;
-use crate::sys::Mapping;
+use crate::sys::{Mapping, Node};
 
 /// Seals without which a block is not mapped: nobody can shrink it, which would turn the next touch into SIGBUS, or grow it.
 const REQUIRED: SealFlag = SealFlag::F_SEAL_SHRINK.union(SealFlag::F_SEAL_GROW);
@@ -52,7 +55,23 @@ pub struct DirectionStats {
     pub empty: u64,
     /// Bytes that went by TCP before the switch, or nothing before it.
     pub switched_at: Option<u64>,
+    /// The CPU that the producer last published from.
+    pub producer_cpu: Option<u64>,
+    /// The CPU that the consumer last published from.
+    pub consumer_cpu: Option<u64>,
 }
+
+/// Which pages [`Block::place`] is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pages {
+    /// Those that are made from now on.
+    New,
+    /// Those that are there, too: they are moved, whoever has them mapped.
+    All,
+}
+
+/// Most pages of a ring that [`Block::nodes`] looks at: spread over the ring, and as few as a list of many connections allows.
+const LOOKED_AT: usize = 64;
 
 impl Block {
     /// A fresh block: sized, sealed, header written, header page present.
@@ -98,6 +117,8 @@ impl Block {
             full: read(words.full),
             empty: read(words.empty),
             switched_at: read(words.switched).checked_sub(1).filter(|&at| at != layout::FORBIDDEN - 1),
+            producer_cpu: read(words.producer_cpu).checked_sub(1),
+            consumer_cpu: read(words.consumer_cpu).checked_sub(1),
         }
     }
 
@@ -107,7 +128,7 @@ impl Block {
     /// # Errors
     ///
     /// Those of `fallocate(2)`.
-    pub fn reclaim(self) -> io::Result<()> {
+    pub fn reclaim(&self) -> io::Result<()> {
         let punch = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
         fallocate(&self.fd, punch, 0, self.sizes.block_len() as i64)?;
         Ok(())
@@ -120,6 +141,63 @@ impl Block {
     /// Those of `fstat(2)`.
     pub fn resident(&self) -> io::Result<u64> {
         Ok(nix::sys::stat::fstat(&self.fd)?.st_blocks as u64 * 512)
+    }
+
+    /// Has the pages of `direction`'s ring lie on `node`, while it has room.
+    ///
+    /// # Errors
+    ///
+    /// `EPERM` when a seccomp filter forbids it (Docker's does without `CAP_SYS_NICE`) and, for [`Pages::All`], without
+    /// `CAP_SYS_NICE`, in which case nothing has been done; `EINVAL` for a node that is not there.
+    pub fn place(&self, direction: Direction, node: Node, pages: Pages) -> io::Result<()> {
+        let ring = self.ring(direction);
+        let mapping = Mapping::of(self.fd.as_fd(), ring.end)?;
+        if pages == Pages::All {
+            // The kernel moves what the caller has mapped.
+            self.present(&ring)?.into_iter().try_for_each(|part| mapping.populate(part))?;
+        }
+        mapping.prefer_node(ring, node, pages == Pages::All)
+    }
+
+    /// The nodes on which pages of `direction`'s ring are, as far as a look at a few of them tells. Makes none.
+    ///
+    /// # Errors
+    ///
+    /// Those of `mmap(2)`, `lseek(2)` and `move_pages(2)`.
+    pub fn nodes(&self, direction: Direction) -> io::Result<BTreeSet<Node>> {
+        let ring = self.ring(direction);
+        let mapping = Mapping::of(self.fd.as_fd(), ring.end)?;
+        let pages: Vec<_> = self.present(&ring)?.into_iter().flat_map(|part| part.step_by(layout::HEADER)).collect();
+        let mut nodes = BTreeSet::new();
+        for &at in pages.iter().step_by(pages.len().div_ceil(LOOKED_AT).max(1)) {
+            let page = at..at + layout::HEADER;
+            mapping.populate(page.clone())?;
+            nodes.append(&mut mapping.nodes(page)?);
+        }
+        Ok(nodes)
+    }
+
+    fn ring(&self, direction: Direction) -> Range<usize> {
+        let start = self.sizes.data(direction);
+        start..start + self.sizes.capacity(direction) as usize
+    }
+
+    /// The parts of `range` that have pages.
+    fn present(&self, range: &Range<usize>) -> io::Result<Vec<Range<usize>>> {
+        let mut parts = Vec::new();
+        let mut at = range.start;
+        while at < range.end {
+            let from = match lseek(&self.fd, at as i64, Whence::SeekData) {
+                Err(Errno::ENXIO) => break,
+                found => found? as usize,
+            };
+            let to = (lseek(&self.fd, from as i64, Whence::SeekHole)? as usize).min(range.end);
+            if from < to {
+                parts.push(from..to);
+            }
+            at = to.max(at + layout::HEADER);
+        }
+        Ok(parts)
     }
 }
 

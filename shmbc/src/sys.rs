@@ -1,6 +1,7 @@
 //! *** The only `unsafe` of the core. ***
 //!
-//! `mapping` maps and unmaps a checked block, `access` reaches into it: copies and words. Nothing else in the
+//! `mapping` maps and unmaps a checked block, `access` reaches into it: copies and words; `numa` says where its
+//! pages are to be. Nothing else in the
 //! crate sees a pointer into shared memory, and nobody, these files included, ever makes a reference to shared
 //! payload bytes: another process writes there at any time.
 
@@ -14,6 +15,8 @@ mod cpu;
 mod mapping;
 #[cfg(loom)]
 mod model;
+#[cfg(not(loom))]
+mod numa;
 mod tcp;
 
 #[cfg(not(loom))]
@@ -22,6 +25,8 @@ pub use cpu::current_cpu;
 pub use mapping::Mapping;
 #[cfg(loom)]
 pub use model::{Mapping, current_cpu};
+#[cfg(not(loom))]
+pub use numa::Node;
 #[cfg(not(loom))]
 pub(crate) use tcp::tcp_peer_has_ended;
 pub use tcp::{TcpPosition, tcp_position};

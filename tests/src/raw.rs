@@ -71,6 +71,11 @@ impl SharedMap {
         unsafe { AtomicU64::from_ptr(word.cast()) }
     }
 
+    /// Where it begins.
+    pub fn address(&self) -> usize {
+        self.base.as_ptr().addr()
+    }
+
     /// `madvise(2)` on the whole mapping.
     ///
     /// # Errors
@@ -82,16 +87,16 @@ impl SharedMap {
         check(result.into()).map(drop)
     }
 
-    /// Binds the mapped memory to NUMA node 0, as `mbind(2)` does.
+    /// Binds the mapped memory to one of the NUMA nodes 0 to 62, as `mbind(2)` does with these flags.
     ///
     /// # Errors
     ///
     /// `ENOSYS` without NUMA, `EPERM` where a seccomp filter forbids it.
-    pub fn bind_to_node_0(&self) -> io::Result<()> {
-        let nodes: libc::c_ulong = 1;
+    pub fn bind(&self, node: u16, flags: libc::c_uint) -> io::Result<()> {
+        let nodes: libc::c_ulong = 1 << node;
         // SAFETY: the range is mapped by us; the mask lives over the call and has the bits that are announced.
         let result = unsafe {
-            libc::syscall(libc::SYS_mbind, self.base.as_ptr(), self.len, libc::MPOL_BIND, &raw const nodes, 64, 0)
+            libc::syscall(libc::SYS_mbind, self.base.as_ptr(), self.len, libc::MPOL_BIND, &raw const nodes, 64, flags)
         };
         check(result).map(drop)
     }
@@ -100,7 +105,7 @@ impl SharedMap {
     ///
     /// # Errors
     ///
-    /// As [`bind_to_node_0`](Self::bind_to_node_0).
+    /// As [`bind`](Self::bind).
     pub fn policy(&self) -> io::Result<(i32, u64)> {
         // `MPOL_F_ADDR` of <linux/mempolicy.h>.
         const BY_ADDRESS: libc::c_ulong = 2;
@@ -121,6 +126,25 @@ impl Drop for SharedMap {
         // SAFETY: our own mapping, and nobody can have a pointer into it.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
     }
+}
+
+/// The NUMA node of each page of `len` bytes at `address` of process `pid`, as `move_pages(2)` says; nothing for a page that this
+/// process has not mapped.
+///
+/// # Errors
+///
+/// Those of `move_pages(2)`: `EPERM` for a process of somebody else.
+pub fn page_nodes(pid: u32, address: usize, len: usize) -> io::Result<Vec<Option<u16>>> {
+    let pages: Vec<_> = (address..address + len).step_by(4096).collect();
+    let mut nodes: Vec<libc::c_int> = vec![-1; pages.len()];
+    let nowhere = std::ptr::null::<libc::c_int>();
+    // SAFETY: both arrays live over the call and have as many entries as announced; nothing is moved.
+    let result = unsafe {
+        let (count, pages, nodes) = (pages.len(), pages.as_ptr(), nodes.as_mut_ptr());
+        libc::syscall(libc::SYS_move_pages, pid, count, pages, nowhere, nodes, 0)
+    };
+    check(result)?;
+    Ok(nodes.into_iter().map(|node| u16::try_from(node).ok()).collect())
 }
 
 fn set_int(fd: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> io::Result<()> {

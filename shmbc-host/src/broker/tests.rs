@@ -28,7 +28,7 @@ fn end_of(client: &Arc<Client>, key: EndKey, n: u16, listens: bool) -> End {
     if listens {
         std::mem::swap(&mut local, &mut peer);
     }
-    End { key, client: Arc::clone(client), local, peer, scope: Scope::Netns(1), socket: None }
+    End { key, client: Arc::clone(client), local, peer, scope: Scope::Netns(1), socket: None, cpu: 0 }
 }
 
 struct World {

@@ -1,13 +1,15 @@
 //! What people are told: the tables, and how much the service holds.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Instant;
 
+use shmbc::block::Block;
 use shmbc::control::message::{ConnectionRow, ConnectionState, ContainerRow, EndRow};
 use shmbc::layout::Direction;
 
 use super::{Hub, State};
-use crate::table::connections::{EndFacts, Phase};
+use crate::table::connections::{End, EndFacts, Phase};
 
 /// What a service holds at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,15 +33,38 @@ pub struct Counts {
 }
 
 impl Hub {
-    /// The connection table, oldest first, then the last ones that were refused.
+    /// The connection table, oldest first, then the last ones that were refused. With NUMA it asks the kernel where the pages of
+    /// each ring are, without the lock.
     pub(crate) fn connection_rows(&self) -> Vec<ConnectionRow> {
+        let (mut rows, blocks) = self.rows_and_blocks();
+        if !self.topology.is_flat() {
+            for (row, block) in rows.iter_mut().zip(blocks) {
+                let Some(block) = block else { continue };
+                // Fails when the block has just been given back: then there is nothing to tell.
+                let nodes = |direction| block.nodes(direction).unwrap_or_default().iter().map(|node| node.0).collect();
+                row.ring_nodes = Direction::BOTH.map(nodes);
+            }
+        }
+        rows
+    }
+
+    /// The rows without their `ring_nodes`, and the blocks of the first ones.
+    fn rows_and_blocks(&self) -> (Vec<ConnectionRow>, Vec<Option<Arc<Block>>>) {
         let state = self.state();
         let now = Instant::now();
         let age = |since: Instant| now.saturating_duration_since(since).as_millis() as u64;
         let mut rows: Vec<_> = state.broker.table.rows().collect();
         rows.sort_by_key(|row| row.id);
-        let live = rows.into_iter().map(|row| {
-            let block = state.blocks.get(&row.id);
+        let blocks: Vec<_> = rows.iter().map(|row| Some(Arc::clone(&state.blocks.get(&row.id)?.block))).collect();
+        let live = rows.into_iter().zip(&blocks).map(|(row, block)| {
+            let stats = Direction::BOTH.map(|direction| block.as_ref().map(|block| block.stats(direction)));
+            let node = |side: usize, end: &End| {
+                // Where it reads, or else where it writes, or else where it was when it offered.
+                let [reads, writes] =
+                    [stats[1 - side].and_then(|s| s.consumer_cpu), stats[side].and_then(|s| s.producer_cpu)];
+                self.topology.node(reads.or(writes).unwrap_or_else(|| end.cpu.into())).map(|node| node.0)
+            };
+            let ends = row.ends.iter().enumerate();
             ConnectionRow {
                 state: match row.phase {
                     Phase::Waiting => ConnectionState::Offered,
@@ -47,10 +72,11 @@ impl Hub {
                     Phase::Established([None, None]) => ConnectionState::Established,
                     Phase::Established(_) => ConnectionState::Closing,
                 },
-                ends: row.ends.iter().map(|end| state.end_row(end.into())).collect(),
-                bytes: block.map_or([0; 2], |b| Direction::BOTH.map(|d| b.stats(d).produced)),
-                block: block.map_or(0, |b| b.sizes().block_len() as u64),
+                ends: ends.map(|(side, end)| EndRow { node: node(side, end), ..state.end_row(end.into()) }).collect(),
+                bytes: stats.map(|stats| stats.map_or(0, |stats| stats.produced)),
+                block: block.as_ref().map_or(0, |b| b.sizes().block_len() as u64),
                 age_ms: age(row.since),
+                ring_nodes: [const { Vec::new() }; 2],
                 refusal: None,
             }
         });
@@ -60,9 +86,11 @@ impl Hub {
             bytes: [0; 2],
             block: 0,
             age_ms: age(row.since),
+            ring_nodes: [const { Vec::new() }; 2],
             refusal: Some(row.refusal.clone()),
         });
-        live.chain(refused).collect()
+        let rows = live.chain(refused).collect();
+        (rows, blocks)
     }
 
     /// The container table.
@@ -104,6 +132,6 @@ impl State {
     fn end_row(&self, end: EndFacts) -> EndRow {
         let container = end.container.as_deref().and_then(|id| self.containers.name(id));
         let EndFacts { local, peer, container: container_id, pid, uid } = end;
-        EndRow { local, peer, container_id, container, pid, uid }
+        EndRow { local, peer, container_id, container, pid, uid, node: None }
     }
 }

@@ -48,6 +48,8 @@ pub(crate) struct End {
     pub(crate) scope: Scope,
     /// The kernel's number for the socket, where the host has seen it.
     pub(crate) socket: Option<u64>,
+    /// The CPU that it says it runs on.
+    pub(crate) cpu: u32,
 }
 
 /// Where a connection is in its life.

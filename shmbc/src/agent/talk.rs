@@ -167,8 +167,8 @@ impl Talk {
         }
         drop(table);
         if upgrade.on(Event::Offer) == Phase::Offered {
-            let Claim { fd, local, peer, .. } = *claim;
-            self.say(ToHost::Offer(Offer { id, fd, local, peer, cpu: crate::sys::current_cpu() }));
+            let Claim { fd, local, peer, cpu, .. } = *claim;
+            self.say(ToHost::Offer(Offer { id, fd, local, peer, cpu }));
         }
     }
 

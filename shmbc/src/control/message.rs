@@ -84,7 +84,7 @@ pub struct Offer {
     pub local: SocketAddr,
     /// What `getpeername` says.
     pub peer: SocketAddr,
-    /// The CPU the client last ran on; a wish for the NUMA node.
+    /// The CPU that the stream's thread last ran on: what it reads is to lie on the node of that.
     pub cpu: u32,
 }
 
@@ -315,6 +315,9 @@ pub struct ConnectionRow {
     pub block: u64,
     /// Milliseconds since the offer.
     pub age_ms: u64,
+    /// NUMA nodes on which pages of the ring from the first end to the second were found, and of the one back; none where
+    /// the machine has one node, or the ring no pages.
+    pub ring_nodes: [Vec<u16>; 2],
     /// For a refused one: why it stays on TCP.
     pub refusal: Option<Refusal>,
 }
@@ -334,6 +337,8 @@ pub struct EndRow {
     pub pid: i32,
     /// Its user.
     pub uid: u32,
+    /// NUMA node of the CPU that it says it runs on; nothing where the machine has one node.
+    pub node: Option<u16>,
 }
 
 /// Where a connection is in its life, as the host sees it.

@@ -14,7 +14,7 @@ use crate::agent;
 use crate::link::{Granted, Path, Reason, Send};
 use crate::reactor::{Socket, Way};
 use crate::ring::PeerFault;
-use crate::sys::tcp_position;
+use crate::sys::{current_cpu, tcp_position};
 use crate::upgrade::Stage;
 
 impl<S: Socket> Driver<S> {
@@ -40,6 +40,7 @@ impl<S: Socket> Driver<S> {
             peer,
             registrar,
             early,
+            cpu: current_cpu(),
             since: std::time::Instant::now(),
         };
         if !self.upgrade.claim() {

@@ -55,7 +55,7 @@ impl Mapping {
     }
 
     #[inline]
-    fn check(&self, offset: usize, len: usize) {
+    pub(super) fn check(&self, offset: usize, len: usize) {
         let end = offset.checked_add(len);
         assert!(end.is_some_and(|end| end <= self.len()), "copy outside of the block");
     }

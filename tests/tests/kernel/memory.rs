@@ -21,7 +21,7 @@ const PUNCH: FallocateFlags = FallocateFlags::FALLOC_FL_PUNCH_HOLE.union(Falloca
 
 pub(crate) fn facts() -> Vec<Test> {
     let numa = Need::Other("mbind and get_mempolicy", || {
-        SharedMap::new(memory().as_fd(), SIZE).and_then(|map| map.bind_to_node_0().and_then(|()| map.policy())).is_ok()
+        SharedMap::new(memory().as_fd(), SIZE).and_then(|map| map.bind(0, 0).and_then(|()| map.policy())).is_ok()
     });
     let huge = Need::Other("two free huge pages", || huge_pages().is_some_and(|(free, _)| free >= 2));
     vec![
@@ -144,7 +144,7 @@ fn memfd_when_bound_is_bound_for_all() {
     let fd = sealed();
     let (host, end) = (SharedMap::new(fd.as_fd(), SIZE).unwrap(), SharedMap::new(fd.as_fd(), SIZE).unwrap());
     assert_ne!(end.policy().unwrap().0, libc::MPOL_BIND);
-    host.bind_to_node_0().unwrap();
+    host.bind(0, 0).unwrap();
     assert_eq!(end.policy().unwrap(), (libc::MPOL_BIND, 1));
     let late = SharedMap::new(fd.as_fd(), SIZE).unwrap();
     assert_eq!(late.policy().unwrap(), (libc::MPOL_BIND, 1), "also for who maps later");
