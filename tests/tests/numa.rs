@@ -12,7 +12,9 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use shmbc::layout::{Direction, Sizes};
+use shmbc::block::{Block, Pages};
+use shmbc::layout::{Direction, HEADER, Sizes};
+use shmbc::sys::Node;
 use shmbc_tests::peer::connect;
 use shmbc_tests::process::program;
 use shmbc_tests::raw::{SharedMap, page_nodes};
@@ -31,13 +33,21 @@ fn main() -> ExitCode {
     let two = Need::Other("two NUMA nodes with processors (scripts/numa-vm boots such a machine)", || {
         (0..2).all(|node| first_cpu(node).is_some())
     });
+    let mbind = Need::Other("mbind", || {
+        Block::create(sizes()).is_ok_and(|block| block.place(Direction::AToB, Node(0), Pages::New).is_ok())
+    });
     suite(vec![
+        test("block_when_looked_at_and_moved_has_no_page_more", block_has_no_page_more).needs(mbind).needs(Need::Root),
         test("pages_of_two_mappings_when_moved_move_only_for_who_may_move_all", shared_pages_move_for_all_only)
             .needs(two)
             .needs(Need::Root),
         test("rings_when_ends_are_on_two_nodes_lie_with_who_reads_them", rings_lie_with_who_reads_them).needs(two),
         test("ring_when_who_reads_it_moves_for_good_follows", ring_follows).needs(two).needs(Need::Root),
     ])
+}
+
+fn sizes() -> Sizes {
+    Sizes::new([CAPACITY; 2]).expect("a power of two")
 }
 
 /// The first CPU of `node`.
@@ -106,7 +116,7 @@ impl Ends {
     fn pages_read_by(&self, reader: usize) -> (Vec<u16>, usize) {
         let (_, first) = self.row();
         let direction = if reader == first { Direction::BToA } else { Direction::AToB };
-        let sizes = Sizes::new([CAPACITY; 2]).expect("sizes");
+        let sizes = sizes();
         let mut nodes: Vec<_> = self
             .peers
             .iter()
@@ -190,6 +200,26 @@ fn ring_follows() {
     let (row, _) = ends.row();
     assert_eq!(row["ring_nodes"], json!([[0], [0]]));
     print_table(ends.host.socket());
+}
+
+fn block_has_no_page_more() {
+    let block = Block::create(sizes()).expect("a block");
+    let map = SharedMap::new(block.as_fd(), sizes().block_len()).expect("mmap");
+    let resident = || block.resident().expect("fstat") as usize;
+    assert_eq!(block.nodes(Direction::AToB).expect("a look"), [].into());
+    assert_eq!(resident(), HEADER);
+    // Two pages with a hole in between, and the last one.
+    let touched = [0, 2 * 4096, CAPACITY as usize - 1];
+    touched.iter().for_each(|at| map.set(sizes().data(Direction::BToA) + at, 7));
+    let pages = resident();
+    assert_eq!(pages, HEADER + 3 * 4096);
+    block.place(Direction::BToA, Node(0), Pages::All).expect("to where they are");
+    assert_eq!(block.nodes(Direction::BToA).expect("a look"), [Node(0)].into());
+    assert_eq!(block.nodes(Direction::AToB).expect("a look"), [].into());
+    assert_eq!(resident(), pages, "the holes are as they were");
+    for nowhere in [Node(1000), Node(1024), Node(u16::MAX)] {
+        assert!(block.place(Direction::AToB, nowhere, Pages::New).is_err(), "{nowhere:?}");
+    }
 }
 
 fn shared_pages_move_for_all_only() {
