@@ -10,9 +10,10 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use shmbc_host::{Docker, Host, HostConfig};
+use shmbc_host::{Host, HostConfig};
 
 use crate::cores;
+use crate::docker::Docker;
 use crate::names::{Contender, Measure, Placement, Runtime};
 use crate::pair::{Bridge, Pair, Worker};
 use crate::placement::{self, Cpus};
@@ -54,6 +55,7 @@ struct Stage {
     pairs: BTreeMap<PairKey, Pair>,
     /// Ended after the pairs that need them.
     _bridge: Option<Bridge>,
+    _docker: Option<Docker>,
     host: Option<Host>,
     _dir: tempfile::TempDir,
 }
@@ -113,8 +115,10 @@ async fn sample(plan: &Plan, stage: &mut Stage, results: &mut Results, site: Sit
 fn groups(plan: &Plan, site: &Site, round: u32) -> Vec<Vec<Contender>> {
     let contenders = plan.contenders(site);
     let mut groups: Vec<Vec<Contender>> = if site.measure == Measure::Oneshot {
-        let (bridged, others) = contenders.into_iter().partition(|&contender| contender == Contender::Bridge);
-        [others, bridged].into_iter().filter(|group: &Vec<Contender>| !group.is_empty()).collect()
+        let apart = |contender: &Contender| matches!(contender, Contender::Bridge | Contender::Docker);
+        let (alone, together): (Vec<_>, Vec<_>) = contenders.into_iter().partition(apart);
+        let groups = [together].into_iter().chain(alone.into_iter().map(|contender| vec![contender]));
+        groups.filter(|group| !group.is_empty()).collect()
     } else {
         contenders.into_iter().map(|contender| vec![contender]).collect()
     };
@@ -136,10 +140,11 @@ fn pair_key(site: Site, group: &[Contender]) -> PairKey {
 async fn set_up(plan: &Plan, results: &mut Results) -> Result<Stage, String> {
     let dir = tempfile::tempdir().map_err(|e| format!("cannot make a temporary directory: {e}"))?;
     let shmbc = [Contender::ShmbcOff, Contender::ShmbcAdaptive, Contender::ShmbcFixed];
+    let mut config = HostConfig::at(dir.path().join("host.sock"));
+    let ring = config.ring_capacity;
     let host = if plan.contenders.iter().any(|contender| shmbc.contains(contender)) {
-        let mut config = HostConfig::at(dir.path().join("host.sock"));
         // The two ends are plain processes: which containers there are changes nothing, and asking would cost CPU time.
-        config.docker = Docker::Off;
+        config.docker = shmbc_host::Docker::Off;
         Some(Host::start(config).await.map_err(|e| format!("cannot start the host service: {e}"))?)
     } else {
         None
@@ -150,12 +155,9 @@ async fn set_up(plan: &Plan, results: &mut Results) -> Result<Stage, String> {
         cpus: vec![],
         runtime: Runtime::Current,
         root: plan.root,
-        place: Place { ip: Ipv4Addr::LOCALHOST, dir: dir.path().to_owned(), fixed: plan.fixed },
+        place: Place { ip: Ipv4Addr::LOCALHOST, dir: dir.path().to_owned(), fixed: plan.fixed, ring, cpus: vec![] },
     };
 
-    let mut bridge = None;
-    let mut skip_bridge = false;
-    let mut pairs = BTreeMap::new();
     let mut places = BTreeMap::new();
     for &placement in &plan.placements {
         match placement::cpus(placement) {
@@ -163,25 +165,32 @@ async fn set_up(plan: &Plan, results: &mut Results) -> Result<Stage, String> {
             Err(why) => skip(results, &format!("{placement}: {why}")),
         }
     }
+    let (mut bridge, mut docker) = (None, None);
+    let mut missing = BTreeSet::new();
+    let mut pairs = BTreeMap::new();
     for key in pair_keys(plan) {
         let (placement, runtime, contender) = key;
-        let Some(cpus) = places.get(&placement) else { continue };
+        let Some(cpus) = places.get(&placement).filter(|_| !missing.contains(&contender)) else { continue };
         let template = Start { runtime: runtime.unwrap_or(Runtime::Current), ..template.clone() };
         let ends = ends(&template, cpus);
-        if contender != Some(Contender::Bridge) {
-            let start = async |end| Worker::start(end, socket.as_deref()).await;
-            pairs.insert(key, Pair { server: start(&ends[0]).await?, client: start(&ends[1]).await? });
-        } else if !skip_bridge {
-            match bridged(&mut bridge, &template, &ends).await {
-                Ok(pair) => drop(pairs.insert(key, pair)),
-                Err(why) => {
-                    skip_bridge = true;
-                    skip(results, &format!("bridge: {why}"));
-                }
+        let pair = match contender {
+            Some(Contender::Bridge) => bridged(&mut bridge, &template, &ends).await,
+            Some(Contender::Docker) => contained(&mut docker, &ends).await,
+            _ => {
+                let start = async |end| Worker::start(end, socket.as_deref()).await;
+                Ok(Pair { server: start(&ends[0]).await?, client: start(&ends[1]).await? })
             }
+        };
+        match (pair, contender) {
+            (Ok(pair), _) => drop(pairs.insert(key, pair)),
+            (Err(why), Some(contender)) => {
+                missing.insert(Some(contender));
+                skip(results, &format!("{contender}: {why}"));
+            }
+            (Err(why), None) => return Err(why),
         }
     }
-    Ok(Stage { pairs, _bridge: bridge, host, _dir: dir })
+    Ok(Stage { pairs, _bridge: bridge, _docker: docker, host, _dir: dir })
 }
 
 /// A pair attached to the bridge, which is made for the first of them.
@@ -193,9 +202,24 @@ async fn bridged(bridge: &mut Option<Bridge>, template: &Start, ends: &[Start; 2
     Ok(Pair { server: bridge.attached(&ends[0]).await?, client: bridge.attached(&ends[1]).await? })
 }
 
+/// A pair in two containers, on a network that is made for the first of them.
+async fn contained(docker: &mut Option<Docker>, ends: &[Start; 2]) -> Result<Pair, String> {
+    let docker = match docker {
+        Some(docker) => docker,
+        None => docker.insert(Docker::start()?),
+    };
+    let mut start = async |end: &Start| {
+        let (command, ip) = docker.worker()?;
+        let start = Start { place: Place { ip, ..end.place.clone() }, ..end.clone() };
+        Worker::start_by(command, &start, None).await
+    };
+    Ok(Pair { server: start(&ends[0]).await?, client: start(&ends[1]).await? })
+}
+
 /// Server and client of a placement.
 fn ends(template: &Start, cpus: &Cpus) -> [Start; 2] {
-    [&cpus.server, &cpus.client].map(|cpus| Start { cpus: cpus.clone(), ..template.clone() })
+    let place = Place { cpus: [cpus.server.clone(), cpus.client.clone()].concat(), ..template.place.clone() };
+    [&cpus.server, &cpus.client].map(|cpus| Start { cpus: cpus.clone(), place: place.clone(), ..template.clone() })
 }
 
 /// All pairs that the run needs.

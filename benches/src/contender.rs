@@ -1,7 +1,11 @@
 //! What is compared: each contender opens, accepts and names streams in its own file; measures do the rest.
 
+mod bare;
 mod bridge;
+mod iceoryx2;
+mod ring;
 mod shmbc;
+mod shmipc;
 mod tcp;
 mod uds;
 
@@ -9,8 +13,11 @@ use std::io;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use self::bare::NotAsync;
+pub(crate) use self::bare::{Bare, Duplex, VisitBare, visit as visit_bare};
 use self::bridge::Bridge;
 use self::shmbc::Shmbc;
+use self::shmipc::Shmipc;
 use self::tcp::Tcp;
 use self::uds::Uds;
 use crate::names;
@@ -49,10 +56,16 @@ pub(crate) trait Visit {
 pub(crate) fn visit<V: Visit>(name: names::Contender, visitor: V) -> V::Output {
     match name {
         names::Contender::Tcp => visitor.visit(Tcp),
-        names::Contender::Bridge => visitor.visit(Bridge),
+        names::Contender::Bridge | names::Contender::Docker => visitor.visit(Bridge),
         names::Contender::Uds => visitor.visit(Uds),
+        names::Contender::Shmipc => visitor.visit(Shmipc),
         names::Contender::ShmbcOff => visitor.visit(Shmbc::Off),
         names::Contender::ShmbcAdaptive => visitor.visit(Shmbc::Adaptive),
         names::Contender::ShmbcFixed => visitor.visit(Shmbc::Fixed),
+        names::Contender::Iceoryx2Busy
+        | names::Contender::Iceoryx2Event
+        | names::Contender::Ring
+        | names::Contender::Memcpy
+        | names::Contender::Memcpy2 => visitor.visit(NotAsync),
     }
 }

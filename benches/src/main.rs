@@ -2,14 +2,15 @@
 //!
 //! Read in this order: `names` (what can be measured), `plan` (what one run measures), `compare` (the run: worker
 //! pairs, rounds), `pair` and `protocol` (how the run talks to its worker processes), `worker` (the other side of
-//! that), `contender` and `measure` (what a worker does), `results`, `stats` and `report` (what becomes of the figures); `placement`, `cores` and
-//! `netns` are what they stand on.
+//! that), `contender` and `measure` (what a worker does), `results`, `stats` and `report` (what becomes of the figures); `placement`, `cores`,
+//! `netns` and `docker` are what they stand on.
 //!
 //! Speed is reported and never asserted: a missed goal is printed as missed and the exit code stays 0.
 
 mod compare;
 mod contender;
 mod cores;
+mod docker;
 mod measure;
 mod names;
 mod netns;

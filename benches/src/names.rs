@@ -27,14 +27,28 @@ pub(crate) enum Contender {
     Tcp,
     /// tokio's TCP through a bridge between two network namespaces.
     Bridge,
+    /// tokio's TCP between two containers on a Docker network.
+    Docker,
     /// tokio's Unix stream socket.
     Uds,
+    /// shmipc 0.2, protocol v4, woken by eventfd.
+    Shmipc,
+    /// iceoryx2, both ends busy-waiting in a thread.
+    Iceoryx2Busy,
+    /// iceoryx2, woken by its events in a thread.
+    Iceoryx2Event,
     /// SHMBC that sleeps at once.
     ShmbcOff,
     /// SHMBC with the adaptive wait, the default.
     ShmbcAdaptive,
     /// SHMBC that always polls for a fixed time before it sleeps.
     ShmbcFixed,
+    /// Limit: SHMBC's ring alone, both ends spinning in a thread.
+    Ring,
+    /// Limit: one core copies into a buffer of the ring's size.
+    Memcpy,
+    /// Limit: one core copies into a buffer that fits the L2 cache, the other one out of it.
+    Memcpy2,
 }
 
 /// Where the two processes run.
@@ -65,8 +79,15 @@ impl Contender {
     /// Whether it works in one of tokio's runtimes, and not in a thread that blocks.
     pub(crate) const fn has_runtime(self) -> bool {
         match self {
-            Self::Tcp | Self::Bridge | Self::Uds | Self::ShmbcOff | Self::ShmbcAdaptive | Self::ShmbcFixed => true,
+            Self::Iceoryx2Busy | Self::Iceoryx2Event | Self::Ring | Self::Memcpy | Self::Memcpy2 => false,
+            Self::Tcp | Self::Bridge | Self::Docker | Self::Uds | Self::Shmipc => true,
+            Self::ShmbcOff | Self::ShmbcAdaptive | Self::ShmbcFixed => true,
         }
+    }
+
+    /// Whether it is no rival but what the machine can do at best.
+    pub(crate) const fn is_limit(self) -> bool {
+        matches!(self, Self::Ring | Self::Memcpy | Self::Memcpy2)
     }
 }
 
@@ -97,9 +118,14 @@ impl Measure {
     }
 
     /// Whether this contender has something to show in this measure: a one-shot connection never waits on a ring, so
-    /// one way of waiting stands for all three.
+    /// one way of waiting stands for all three; only some are connected like a socket; a copy has no way back.
     pub(crate) const fn suits(self, contender: Contender) -> bool {
-        !matches!((self, contender), (Self::Oneshot, Contender::ShmbcOff | Contender::ShmbcFixed))
+        use Contender::{Bridge, Docker, Memcpy, Memcpy2, ShmbcAdaptive, Tcp, Uds};
+        match self {
+            Self::Rtt => !matches!(contender, Memcpy | Memcpy2),
+            Self::Stream => true,
+            Self::Oneshot => matches!(contender, Tcp | Bridge | Docker | Uds | ShmbcAdaptive),
+        }
     }
 }
 

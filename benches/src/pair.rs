@@ -28,7 +28,17 @@ impl Worker {
     pub(crate) async fn start(start: &Start, host: Option<&std::path::Path>) -> Result<Self, String> {
         let program = std::env::current_exe().map_err(|e| format!("cannot find this program's own file: {e}"))?;
         let mut command = Command::new(program);
-        command.arg("worker").stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        command.arg("worker");
+        Self::start_by(command, start, host).await
+    }
+
+    /// Starts a process of this same program by a command that leads to it.
+    pub(crate) async fn start_by(
+        mut command: Command,
+        start: &Start,
+        host: Option<&std::path::Path>,
+    ) -> Result<Self, String> {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         // What the environment says of SHMBC is for other programs: each contender sets its own way of waiting.
         command
             .env_remove("SHMBC_WAIT")

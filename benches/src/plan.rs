@@ -129,7 +129,11 @@ impl Plan {
     /// The contenders of this run at a site. Those that need no runtime are measured beside the first one.
     pub(crate) fn contenders(&self, site: &Site) -> Vec<Contender> {
         let first = self.runtimes.first() == Some(&site.runtime);
-        let here = |contender: &Contender| site.measure.suits(*contender) && (first || contender.has_runtime());
+        let here = |contender: &Contender| {
+            // Two ends that spin by intent say nothing of one core.
+            let cores = site.placement != Placement::OneCore || !contender.is_limit();
+            site.measure.suits(*contender) && cores && (first || contender.has_runtime())
+        };
         self.contenders.iter().copied().filter(here).collect()
     }
 

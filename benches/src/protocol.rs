@@ -48,6 +48,10 @@ pub(crate) struct Place {
     pub(crate) dir: PathBuf,
     /// How long shmbc-fixed polls.
     pub(crate) fixed: Duration,
+    /// Bytes of a ring of SHMBC.
+    pub(crate) ring: u64,
+    /// CPUs of the two ends, for who wants both; none: not pinned.
+    pub(crate) cpus: Vec<usize>,
 }
 
 /// Every later line to a worker.

@@ -1,6 +1,7 @@
 //! tokio's TCP through a bridge of two network namespaces, as between two containers on one machine.
 //!
-//! The stream is that of `tcp`; the difference is where its two processes live (`netns`).
+//! The stream is that of `tcp`; the difference is where its two processes live (`netns`, and `docker` for the contender of
+//! that name).
 
 use std::io;
 

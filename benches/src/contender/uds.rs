@@ -18,12 +18,8 @@ impl Contender for Uds {
     type Stream = UnixStream;
 
     async fn bind(self, place: &Place) -> io::Result<(UnixListener, String)> {
-        // Each sample has a listener of its own, and a Unix socket's name outlives its listener.
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let path = place.dir.join(format!("{}-{}.sock", process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
-        let address =
-            path.to_str().ok_or_else(|| io::Error::other("the directory for temporary files is not UTF-8"))?;
-        Ok((UnixListener::bind(&path)?, address.to_owned()))
+        let path = new_path(place)?;
+        Ok((UnixListener::bind(&path)?, path))
     }
 
     async fn accept(self, listener: &UnixListener) -> io::Result<UnixStream> {
@@ -37,4 +33,12 @@ impl Contender for Uds {
     async fn settle(self, _stream: &UnixStream, _place: &Place) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// A path for one sample's listener: the name of a Unix socket outlives it.
+pub(super) fn new_path(place: &Place) -> io::Result<String> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let path = place.dir.join(format!("{}-{}.sock", process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
+    let path = path.to_str().ok_or_else(|| io::Error::other("the directory for temporary files is not UTF-8"))?;
+    Ok(path.to_owned())
 }

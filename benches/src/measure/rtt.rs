@@ -33,36 +33,19 @@ pub(super) async fn run<S: AsyncRead + AsyncWrite + Unpin>(
     size: usize,
     times: Times,
 ) -> io::Result<Outcome> {
-    let mut histogram = Histogram::<u64>::new_with_bounds(1, LONGEST.as_nanos() as u64, 3).map_err(io::Error::other)?;
     let message: Vec<u8> = (0..size).map(|i| i as u8).collect();
     let mut echo = vec![0; size];
-    let mut bytes = 0;
-    let begin = Instant::now();
-    let mut before = begin;
+    let mut trips = Trips::begin(times)?;
     loop {
         stream.write_all(&message).await.map_err(|e| during("write", &e))?;
         stream.read_exact(&mut echo).await.map_err(|e| during("read", &e))?;
-        let now = Instant::now();
-        bytes += size as u64;
-        if before - begin >= times.warm {
-            histogram.saturating_record((now - before).as_nanos() as u64);
-        }
-        if now - begin >= times.warm + times.run && !histogram.is_empty() {
+        if trips.another(size) {
             break;
         }
-        before = now;
     }
     stream.shutdown().await?;
     read_end(&mut stream).await?;
-    if echo != message {
-        return Err(io::Error::other("the echo is not what was sent"));
-    }
-    Ok(Outcome {
-        values: vec![vec![histogram.value_at_quantile(0.5) as f64]],
-        p99: Some(histogram.value_at_quantile(0.99) as f64),
-        p999: Some(histogram.value_at_quantile(0.999) as f64),
-        bytes,
-    })
+    trips.outcome(echo == message)
 }
 
 /// Reads one whole message; false at the end of the stream, an error in the middle of a message.
@@ -76,4 +59,50 @@ async fn read_message<S: AsyncRead + Unpin>(stream: &mut S, message: &mut [u8]) 
         }
     }
     Ok(true)
+}
+
+/// How long each round trip took.
+#[derive(Debug)]
+pub(super) struct Trips {
+    times: Times,
+    begin: Instant,
+    before: Instant,
+    bytes: u64,
+    histogram: Histogram<u64>,
+}
+
+impl Trips {
+    /// The first one begins now.
+    pub(super) fn begin(times: Times) -> io::Result<Self> {
+        let longest = LONGEST.as_nanos() as u64;
+        let histogram = Histogram::new_with_bounds(1, longest, 3).map_err(io::Error::other)?;
+        let begin = Instant::now();
+        Ok(Self { times, begin, before: begin, bytes: 0, histogram })
+    }
+
+    /// One has ended and the next begins, unless the time is over: then true.
+    #[inline]
+    pub(super) fn another(&mut self, size: usize) -> bool {
+        let now = Instant::now();
+        self.bytes += size as u64;
+        if self.before - self.begin >= self.times.warm {
+            self.histogram.saturating_record((now - self.before).as_nanos() as u64);
+        }
+        self.before = now;
+        now - self.begin >= self.times.warm + self.times.run && !self.histogram.is_empty()
+    }
+
+    /// What came of it, if the echoes were right.
+    pub(super) fn outcome(self, echoed: bool) -> io::Result<Outcome> {
+        if !echoed {
+            return Err(io::Error::other("the echo is not what was sent"));
+        }
+        let quantile = |q| self.histogram.value_at_quantile(q) as f64;
+        Ok(Outcome {
+            values: vec![vec![quantile(0.5)]],
+            p99: Some(quantile(0.99)),
+            p999: Some(quantile(0.999)),
+            bytes: self.bytes,
+        })
+    }
 }
