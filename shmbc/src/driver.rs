@@ -22,6 +22,7 @@ use socket2::SockRef;
 use crate::agent;
 use crate::config::Config;
 use crate::link::{Granted, Path, Phase, Reason, Receiving, Sending};
+use crate::pace::Pace;
 use crate::reactor::{Socket, Way};
 use crate::ring::{PeerFault, Wake};
 use crate::storm::Storm;
@@ -49,6 +50,7 @@ pub(crate) struct Driver<S: Socket> {
 pub(crate) struct ReadSide {
     link: Receiving,
     waiting: Waiting,
+    pace: Pace,
     storm: Storm,
     /// An error that readiness met and the next read reports.
     error: Option<io::Error>,

@@ -74,6 +74,8 @@ mod models;
 #[cfg(not(loom))]
 mod over_tcp;
 #[cfg(not(loom))]
+mod pace;
+#[cfg(not(loom))]
 mod polled;
 #[cfg(not(loom))]
 pub mod reactor;

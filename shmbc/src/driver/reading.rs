@@ -47,7 +47,17 @@ impl<S: Socket> Driver<S> {
                 }
                 Receive::Ring(consumer) => {
                     self.drive(write);
-                    let available = consumer.available().map_err(|fault| self.fault(fault))?;
+                    let mut available = consumer.unread();
+                    if available == 0 {
+                        if read.pace.is_too_early() {
+                            cx.waker().wake_by_ref();
+                            return Poll::Pending;
+                        }
+                        available = consumer.filled().map_err(|fault| self.fault(fault))?;
+                        // A producer that needs this CPU is not waited for.
+                        let apart = consumer.producer_cpu() != Some(current_cpu().into());
+                        read.pace.found(if apart { available } else { 0 });
+                    }
                     if available > 0 || buf.remaining() == 0 {
                         let budget = ready!(S::proceed(cx));
                         let n = buf.remaining().min(available as usize);

@@ -73,6 +73,12 @@ impl Consumer {
         Ok(filled)
     }
 
+    /// Bytes that were there at the last look and have not been read.
+    #[inline]
+    pub const fn unread(&self) -> u64 {
+        self.cached_tail - self.head
+    }
+
     /// Bytes that can be read now, looking at the shared cursor only when none were left the last time.
     ///
     /// # Errors
@@ -80,7 +86,7 @@ impl Consumer {
     /// As [`filled`](Self::filled).
     #[inline]
     pub fn available(&mut self) -> Result<u64, PeerFault> {
-        match self.cached_tail - self.head {
+        match self.unread() {
             0 => self.filled(),
             n => Ok(n),
         }
@@ -109,7 +115,7 @@ impl Consumer {
     /// As [`read`](Self::read).
     #[inline]
     pub fn peek(&mut self, to: &mut [u8]) -> Result<usize, PeerFault> {
-        let mut available = self.cached_tail - self.head;
+        let mut available = self.unread();
         if available < to.len() as u64 {
             available = self.filled()?;
         }

@@ -13,6 +13,14 @@ use super::{PeerFault, Wake, cursor};
 /// 64 KiB at 40 GB/s are 1.6 us, long enough that the fence and the cache line that a publication costs do not show.
 pub(super) const PUBLISH_MAX: usize = 64 * 1024;
 
+/// How far ahead of a small write its successors' cache lines are fetched, in bytes, and what is small.
+///
+/// The consumer has them from the last time around. A publication waits until the bytes before it are visible, so without this each
+/// write waits for its lines: 1 KiB writes reach 10.1 GB/s with it, 7.7 without (where a line takes 300 ns from core to core
+/// and back). The processor's own prefetching does as much for longer ones.
+const PREFETCH: u64 = 512;
+const PREFETCH_MAX: usize = 4096;
+
 /// The end of a ring that writes.
 #[derive(Debug)]
 pub struct Producer {
@@ -129,6 +137,10 @@ impl Producer {
         self.memory.copy_in(self.data + offset, first);
         if !second.is_empty() {
             self.memory.copy_in(self.data, second);
+        }
+        if n <= PREFETCH_MAX {
+            let (offset, rest) = cursor::place(self.tail + staged as u64 + PREFETCH, self.capacity);
+            self.memory.prefetch_to_write(self.data + offset, n.min(rest));
         }
         Ok(n)
     }
