@@ -98,6 +98,7 @@ async fn sample(plan: &Plan, stage: &mut Stage, results: &mut Results, site: Sit
             for (&contender, values) in group.iter().zip(outcome.values) {
                 let cell = results.cells.entry(site.key(contender)).or_default();
                 cell.rounds.push(values);
+                cell.p50s.extend(outcome.p50);
                 cell.p99s.extend(outcome.p99);
                 cell.p999s.extend(outcome.p999);
             }

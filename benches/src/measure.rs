@@ -2,7 +2,9 @@
 
 mod bare;
 mod copies;
+mod http1;
 mod oneshot;
+mod requests;
 mod rtt;
 mod stream;
 
@@ -58,7 +60,7 @@ pub(crate) fn run(
     }
 }
 
-/// Serves one connection of one contender.
+/// Serves one sample of one contender.
 struct ServeOne {
     work: Work,
     place: Arc<Place>,
@@ -72,18 +74,20 @@ impl Visit for ServeOne {
         Box::pin(async move {
             let (listener, address) = contender.bind(&self.place).await.map_err(|e| during("bind", &e))?;
             (self.announce)(vec![address])?;
-            let stream = contender.accept(&listener).await.map_err(|e| during("accept", &e))?;
-            contender.settle(&stream, &self.place).await?;
-            match self.work {
-                Work::Rtt { size, .. } => rtt::serve(stream, size).await,
-                Work::Stream { times, .. } => stream::serve(stream, times).await,
+            let Self { work, place, .. } = self;
+            match work {
+                Work::Rtt { size, .. } => rtt::serve(accept(contender, &listener, &place).await?, size).await,
+                Work::Stream { times, .. } => stream::serve(accept(contender, &listener, &place).await?, times).await,
+                Work::Http1 { size, conns, .. } => {
+                    http1::serve(accept_all(contender, &listener, &place, conns).await?, size).await
+                }
                 Work::Oneshot { .. } => Err(io::Error::other("one-shot connections are never settled")),
             }
         })
     }
 }
 
-/// Makes one connection of one contender and measures on it.
+/// Makes the connections of one sample of one contender and measures on them.
 struct RunOne {
     work: Work,
     place: Arc<Place>,
@@ -95,15 +99,59 @@ impl Visit for RunOne {
 
     fn visit<C: Contender>(self, contender: C) -> Sampling {
         Box::pin(async move {
-            let stream = contender.connect(&self.address).await.map_err(|e| during("connect", &e))?;
-            contender.settle(&stream, &self.place).await?;
-            match self.work {
-                Work::Rtt { size, times } => rtt::run(stream, size, times).await,
-                Work::Stream { size, times } => stream::run(stream, size, times).await,
+            let Self { work, place, address } = self;
+            match work {
+                Work::Rtt { size, times } => rtt::run(connect(contender, &address, &place).await?, size, times).await,
+                Work::Stream { size, times } => {
+                    stream::run(connect(contender, &address, &place).await?, size, times).await
+                }
+                Work::Http1 { size, conns, times } => {
+                    http1::run(connect_all(contender, &address, &place, conns).await?, size, times).await
+                }
                 Work::Oneshot { .. } => Err(io::Error::other("one-shot connections are never settled")),
             }
         })
     }
+}
+
+/// The next connection, as the contender's name promises it.
+async fn accept<C: Contender>(contender: C, listener: &C::Listener, place: &Place) -> io::Result<C::Stream> {
+    let stream = contender.accept(listener).await.map_err(|e| during("accept", &e))?;
+    contender.settle(&stream, place).await.map(|()| stream)
+}
+
+/// So many connections, one after the other.
+async fn accept_all<C: Contender>(
+    contender: C,
+    listener: &C::Listener,
+    place: &Place,
+    conns: u32,
+) -> io::Result<Vec<C::Stream>> {
+    let mut streams = Vec::with_capacity(conns as usize);
+    for _ in 0..conns {
+        streams.push(accept(contender, listener, place).await?);
+    }
+    Ok(streams)
+}
+
+/// A new connection, as the contender's name promises it.
+async fn connect<C: Contender>(contender: C, address: &str, place: &Place) -> io::Result<C::Stream> {
+    let stream = contender.connect(address).await.map_err(|e| during("connect", &e))?;
+    contender.settle(&stream, place).await.map(|()| stream)
+}
+
+/// So many new connections, one after the other.
+async fn connect_all<C: Contender>(
+    contender: C,
+    address: &str,
+    place: &Place,
+    conns: u32,
+) -> io::Result<Vec<C::Stream>> {
+    let mut streams = Vec::with_capacity(conns as usize);
+    for _ in 0..conns {
+        streams.push(connect(contender, address, place).await?);
+    }
+    Ok(streams)
 }
 
 /// Says what was being done when it failed.

@@ -17,6 +17,8 @@ pub(crate) enum Measure {
     Stream,
     /// Connections per second: connect, one request, one answer, close.
     Oneshot,
+    /// HTTP/1.1 requests per second, keep-alive.
+    Http1,
 }
 
 /// Who is measured.
@@ -97,7 +99,7 @@ impl Measure {
         match self {
             Self::Rtt => "ns",
             Self::Stream => "GB/s",
-            Self::Oneshot => "1/s",
+            Self::Oneshot | Self::Http1 => "1/s",
         }
     }
 
@@ -113,18 +115,30 @@ impl Measure {
             (Self::Rtt, false) => &[64, 1024, 65536],
             (Self::Stream, true) => &[64, 1024, 16384, 1 << 20],
             (Self::Stream, false) => &[64, 256, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20],
-            (Self::Oneshot, _) => &[64],
+            (Self::Oneshot | Self::Http1, _) => &[64],
+        }
+    }
+
+    /// Numbers of connections when none are given; none where the measure has just the one.
+    pub(crate) const fn conns(self, quick: bool) -> &'static [u32] {
+        match (self, quick) {
+            (Self::Rtt | Self::Stream | Self::Oneshot, _) => &[],
+            (Self::Http1, true) => &[1, 8],
+            (Self::Http1, false) => &[1, 8, 64],
         }
     }
 
     /// Whether this contender has something to show in this measure: a one-shot connection never waits on a ring, so
     /// one way of waiting stands for all three; only some are connected like a socket; a copy has no way back.
     pub(crate) const fn suits(self, contender: Contender) -> bool {
-        use Contender::{Bridge, Docker, Memcpy, Memcpy2, ShmbcAdaptive, Tcp, Uds};
+        use Contender::{Bridge, Docker, Memcpy, Memcpy2, ShmbcAdaptive, ShmbcFixed, ShmbcOff, Tcp, Uds};
         match self {
             Self::Rtt => !matches!(contender, Memcpy | Memcpy2),
             Self::Stream => true,
             Self::Oneshot => matches!(contender, Tcp | Bridge | Docker | Uds | ShmbcAdaptive),
+            Self::Http1 => {
+                matches!(contender, Tcp | Bridge | Docker | Uds | ShmbcOff | ShmbcAdaptive | ShmbcFixed)
+            }
         }
     }
 }

@@ -11,6 +11,9 @@ use crate::results::Key;
 /// The largest message: what is above is no message but a memory test, and a typing error more likely.
 const MAX_SIZE: usize = 64 << 20;
 
+/// The most connections that a measure is asked for: each is a descriptor and a ring at both ends.
+const MAX_CONNS: u32 = 1000;
+
 /// What `compare` can be told.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
@@ -32,6 +35,9 @@ pub(crate) struct Options {
     /// Message sizes of `rtt` and `stream` in bytes, separated by commas; K and M stand for KiB and MiB.
     #[arg(long, value_delimiter = ',', value_parser = parse_size)]
     sizes: Vec<usize>,
+    /// Numbers of connections of `http1`, separated by commas.
+    #[arg(long, value_delimiter = ',', value_parser = parse_conns)]
+    conns: Vec<u32>,
     /// How often each cell is measured; every round goes through all contenders.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
@@ -57,6 +63,7 @@ pub(crate) struct Plan {
     pub(crate) root: bool,
     pub(crate) fixed: Duration,
     sizes: Vec<usize>,
+    conns: Vec<u32>,
     quick: bool,
 }
 
@@ -91,6 +98,7 @@ impl Plan {
             root: options.root,
             fixed: Duration::from_micros(options.fixed_us),
             sizes: options.sizes.clone(),
+            conns: options.conns.clone(),
             quick: options.quick,
         }
     }
@@ -115,14 +123,16 @@ impl Plan {
     pub(crate) fn sizes(&self, measure: Measure) -> Vec<usize> {
         match measure {
             Measure::Rtt | Measure::Stream if !self.sizes.is_empty() => self.sizes.clone(),
-            Measure::Rtt | Measure::Stream | Measure::Oneshot => measure.sizes(self.quick).to_vec(),
+            Measure::Rtt | Measure::Stream | Measure::Oneshot | Measure::Http1 => measure.sizes(self.quick).to_vec(),
         }
     }
 
     /// How many connections at once a measure is taken with; nothing where it has just the one.
     pub(crate) fn conns(&self, measure: Measure) -> Vec<Option<u32>> {
-        match measure {
-            Measure::Rtt | Measure::Stream | Measure::Oneshot => vec![None],
+        match measure.conns(self.quick) {
+            [] => vec![None],
+            _ if !self.conns.is_empty() => self.conns.iter().copied().map(Some).collect(),
+            own => own.iter().copied().map(Some).collect(),
         }
     }
 
@@ -138,7 +148,7 @@ impl Plan {
     }
 
     /// One sample of a measure.
-    pub(crate) fn work(&self, &Site { measure, size, .. }: &Site) -> Work {
+    pub(crate) fn work(&self, &Site { measure, size, conns, .. }: &Site) -> Work {
         let times = if self.quick {
             Times { warm: Duration::from_millis(40), run: Duration::from_millis(110) }
         } else {
@@ -149,6 +159,7 @@ impl Plan {
             Measure::Stream => Work::Stream { size, times },
             // Thousands of connections in TIME_WAIT slow `connect` itself down, so they are few, in both kinds of run.
             Measure::Oneshot => Work::Oneshot { size, batch: 50, batches: 6 },
+            Measure::Http1 => Work::Http1 { size, conns: conns.unwrap_or(1), times },
         }
     }
 
@@ -179,6 +190,11 @@ fn parse_size(text: &str) -> Result<usize, String> {
     };
     let size = digits.parse::<usize>().ok().and_then(|n| n.checked_mul(unit)).ok_or_else(wrong)?;
     if (1..=MAX_SIZE).contains(&size) { Ok(size) } else { Err(wrong()) }
+}
+
+fn parse_conns(text: &str) -> Result<u32, String> {
+    let conns = text.parse().ok().filter(|conns| (1..=MAX_CONNS).contains(conns));
+    conns.ok_or_else(|| format!("a number of connections is from 1 to {MAX_CONNS}"))
 }
 
 #[cfg(test)]

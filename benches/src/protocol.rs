@@ -92,6 +92,8 @@ pub(crate) enum Work {
     Stream { size: usize, times: Times },
     /// `batches` times, for each contender in turn, `batch` connections with `size` bytes each way.
     Oneshot { size: usize, batch: usize, batches: usize },
+    /// HTTP/1.1 requests with answers of `size` bytes, one at a time on each connection.
+    Http1 { size: usize, conns: u32, times: Times },
 }
 
 /// How long a sample lasts.
@@ -108,7 +110,9 @@ pub(crate) struct Times {
 pub(crate) struct Outcome {
     /// Per contender of the request, its values: one, or one per batch. Empty at the end that does not measure.
     pub(crate) values: Vec<Vec<f64>>,
-    /// The 99th percentile, where the measure has one.
+    /// The median latency in ns, where that is not the value.
+    pub(crate) p50: Option<f64>,
+    /// The 99th percentile of the latency in ns, where the measure has one.
     pub(crate) p99: Option<f64>,
     /// The 99.9th percentile, where the measure has one.
     pub(crate) p999: Option<f64>,

@@ -5,6 +5,8 @@
 pub(crate) struct Cell {
     /// Per round the values of its batches (one value where the measure has no batches).
     pub(crate) rounds: Vec<Vec<f64>>,
+    /// Per round its median latency, where that is not the value.
+    pub(crate) p50s: Vec<f64>,
     /// Per round its 99th percentile, where there is one.
     pub(crate) p99s: Vec<f64>,
     /// Per round its 99.9th percentile, where there is one.
@@ -16,6 +18,8 @@ pub(crate) struct Cell {
 pub(crate) struct Summary {
     /// Median over the rounds of each round's median.
     pub(crate) value: f64,
+    /// Median over the rounds of each round's median latency, where that is not the value.
+    pub(crate) p50: Option<f64>,
     /// Median over the rounds of each round's 99th percentile.
     pub(crate) p99: Option<f64>,
     /// Median over the rounds of each round's 99.9th percentile.
@@ -32,6 +36,7 @@ impl Cell {
         let rounds: Vec<f64> = self.rounds.iter().filter_map(|batches| median(batches)).collect();
         Some(Summary {
             value: median(&rounds)?,
+            p50: median(&self.p50s),
             p99: median(&self.p99s),
             p999: median(&self.p999s),
             min: rounds.iter().copied().reduce(f64::min)?,
@@ -72,8 +77,11 @@ mod tests {
     #[test]
     fn summary_takes_spread_over_rounds_and_not_over_batches() {
         let rounds = vec![vec![1.0, 5.0, 100.0], vec![7.0], vec![6.0]];
-        let cell = Cell { rounds, p99s: vec![9.0, 11.0, 10.0], p999s: vec![] };
-        assert_eq!(cell.summary(), Some(Summary { value: 6.0, p99: Some(10.0), p999: None, min: 5.0, max: 7.0 }));
+        let cell = Cell { rounds, p99s: vec![9.0, 11.0, 10.0], ..Cell::default() };
+        assert_eq!(
+            cell.summary(),
+            Some(Summary { value: 6.0, p50: None, p99: Some(10.0), p999: None, min: 5.0, max: 7.0 })
+        );
         assert_eq!(Cell::default().summary(), None);
     }
 

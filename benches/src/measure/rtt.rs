@@ -67,8 +67,8 @@ pub(super) struct Trips {
     times: Times,
     begin: Instant,
     before: Instant,
-    bytes: u64,
-    histogram: Histogram<u64>,
+    pub(super) bytes: u64,
+    pub(super) histogram: Histogram<u64>,
 }
 
 impl Trips {
@@ -92,6 +92,11 @@ impl Trips {
         now - self.begin >= self.times.warm + self.times.run && !self.histogram.is_empty()
     }
 
+    /// Counted round trips in a second.
+    pub(super) fn rate(&self) -> f64 {
+        self.histogram.len() as f64 / (self.before - self.begin - self.times.warm).as_secs_f64()
+    }
+
     /// What came of it, if the echoes were right.
     pub(super) fn outcome(self, echoed: bool) -> io::Result<Outcome> {
         if !echoed {
@@ -103,6 +108,7 @@ impl Trips {
             p99: Some(quantile(0.99)),
             p999: Some(quantile(0.999)),
             bytes: self.bytes,
+            ..Outcome::default()
         })
     }
 }

@@ -7,7 +7,7 @@ use crate::stats::paired_ratio;
 /// Prints a line per goal that this run measured both sides of, and says of the others that it did not.
 pub(super) fn lines(results: &Results) -> Vec<String> {
     use Contender::{Bridge, ShmbcAdaptive, Tcp, Uds};
-    use Measure::{Oneshot, Rtt, Stream};
+    use Measure::{Http1, Oneshot, Rtt, Stream};
     use Placement::{OneCore, TwoCores};
 
     let adaptive = |measure, placement, size| results.value(Key::new(measure, placement, size, ShmbcAdaptive));
@@ -36,6 +36,13 @@ pub(super) fn lines(results: &Results) -> Vec<String> {
             }),
         ),
     ];
+    for (conns, wanted) in [(1, 25.0), (8, 6.0), (64, 4.0)] {
+        let rate = |by| results.value(Key { conns: Some(conns), ..Key::new(Http1, TwoCores, 64, by) });
+        for (wanted, over) in [(wanted, Bridge), (2.0, Uds)] {
+            let goal = format!("HTTP/1.1, two cores, conns {conns}, at least {wanted}x {over}");
+            lines.push(times(&goal, rate(ShmbcAdaptive).zip(rate(over)).map(|(ours, theirs)| ours / theirs), wanted));
+        }
+    }
     for placement in [TwoCores, OneCore, Placement::Unpinned] {
         // How much longer one connection takes, from batches taken side by side.
         let cell = |contender| results.cells.get(&Key::new(Oneshot, placement, 64, contender));

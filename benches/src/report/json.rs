@@ -23,6 +23,7 @@ struct Line {
     p999: Option<f64>,
     runtime: Option<Runtime>,
     conns: Option<u32>,
+    p50: Option<f64>,
 }
 
 impl Line {
@@ -40,6 +41,7 @@ impl Line {
             p999: summary.p999.map(short),
             runtime: key.runtime,
             conns: key.conns,
+            p50: summary.p50.map(short),
         }
     }
 }
@@ -71,11 +73,12 @@ mod tests {
     #[test]
     fn line_has_exactly_the_promised_fields_in_their_order() {
         let key = Key::new(Measure::Rtt, Placement::TwoCores, 64, Contender::ShmbcAdaptive);
-        let summary = Summary { value: 412.0, p99: Some(1023.456), p999: Some(9000.0), min: 400.5, max: 430.0 };
+        let summary =
+            Summary { value: 412.0, p50: None, p99: Some(1023.456), p999: Some(9000.0), min: 400.5, max: 430.0 };
         let line = serde_json::to_string(&Line::new(&key, &summary)).expect("plain data");
         assert_eq!(
             line,
-            r#"{"measure":"rtt","contender":"shmbc-adaptive","placement":"two-cores","size":64,"value":412.0,"unit":"ns","p99":1023.5,"min":400.5,"max":430.0,"p999":9000.0,"runtime":"current","conns":null}"#
+            r#"{"measure":"rtt","contender":"shmbc-adaptive","placement":"two-cores","size":64,"value":412.0,"unit":"ns","p99":1023.5,"min":400.5,"max":430.0,"p999":9000.0,"runtime":"current","conns":null,"p50":null}"#
         );
     }
 
@@ -83,11 +86,11 @@ mod tests {
     fn line_when_there_is_no_p99_says_null() {
         let key = Key::new(Measure::Stream, Placement::OneCore, 16384, Contender::Uds);
         let key = Key { runtime: Some(Runtime::Multi), conns: Some(8), ..key };
-        let summary = Summary { value: 0.012_345_678, p99: None, p999: None, min: 0.01, max: 0.02 };
+        let summary = Summary { value: 0.012_345_678, p50: Some(7.0), p99: None, p999: None, min: 0.01, max: 0.02 };
         let line = serde_json::to_string(&Line::new(&key, &summary)).expect("plain data");
         assert_eq!(
             line,
-            r#"{"measure":"stream","contender":"uds","placement":"one-core","size":16384,"value":0.012346,"unit":"GB/s","p99":null,"min":0.01,"max":0.02,"p999":null,"runtime":"multi","conns":8}"#
+            r#"{"measure":"stream","contender":"uds","placement":"one-core","size":16384,"value":0.012346,"unit":"GB/s","p99":null,"min":0.01,"max":0.02,"p999":null,"runtime":"multi","conns":8,"p50":7.0}"#
         );
     }
 }

@@ -48,6 +48,7 @@ const fn legend(measure: Measure) -> &'static str {
         Measure::Rtt => "round trip by message size: median (lowest..highest round), p99, p99.9, times better than",
         Measure::Stream => "GB/s by size of each write: median (lowest..highest round), times better than",
         Measure::Oneshot => "connections per second: median (lowest..highest round), times better than",
+        Measure::Http1 => "HTTP/1.1 requests per second: median (lowest..highest round), latency, times better than",
     }
 }
 
@@ -85,9 +86,9 @@ fn heading(site: &Site) -> String {
 fn cell_text(results: &Results, site: &Site, key: Key, summary: &Summary) -> String {
     let show = |value| amount(key.measure, value);
     let mut text = format!("{} ({}..{})", show(summary.value), show(summary.min), show(summary.max));
-    let tails = [("p99", summary.p99), ("p99.9", summary.p999)];
+    let tails = [("p50", summary.p50), ("p99", summary.p99), ("p99.9", summary.p999)];
     let tails: Vec<String> =
-        tails.iter().filter_map(|(name, value)| Some(format!("{name} {}", show((*value)?)))).collect();
+        tails.iter().filter_map(|(name, value)| Some(format!("{name} {}", duration((*value)?)))).collect();
     if !tails.is_empty() {
         text += &format!("\n{}", tails.join(", "));
     }
@@ -116,11 +117,14 @@ fn ratio(times: f64) -> String {
 
 fn amount(measure: Measure, value: f64) -> String {
     match measure {
-        Measure::Rtt if value < 1000.0 => format!("{value:.0} ns"),
-        Measure::Rtt => format!("{:.1} us", value / 1000.0),
+        Measure::Rtt => duration(value),
         Measure::Stream => format!("{value:.2}"),
-        Measure::Oneshot => format!("{value:.0}"),
+        Measure::Oneshot | Measure::Http1 => format!("{value:.0}"),
     }
+}
+
+fn duration(ns: f64) -> String {
+    if ns < 1000.0 { format!("{ns:.0} ns") } else { format!("{:.1} us", ns / 1000.0) }
 }
 
 fn bytes(size: usize) -> String {
