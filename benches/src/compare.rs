@@ -4,6 +4,7 @@
 //! need is embedded here: it is idle but for the moment in which a connection is upgraded.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future;
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use shmbc_host::{Host, HostConfig};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cores;
 use crate::docker::Docker;
@@ -33,17 +35,30 @@ pub(crate) fn compare(options: &Options) -> Result<(), String> {
             results = measure(&plan) => results,
             // Dropping the future ends all workers and removes the directory; the kernel removes the namespaces.
             _ = tokio::signal::ctrl_c() => Err("interrupted".to_owned()),
+            () = terminated() => Err("terminated".to_owned()),
         }
     })?;
-    if options.json {
-        report::json::print(&mut io::stdout().lock(), &results).map_err(|e| format!("standard output: {e}"))?;
+    let took = begin.elapsed();
+    let files = report::files::write(&options.out, &plan, &results, took)?;
+    let mut out = io::stdout().lock();
+    let printed = if options.json {
+        report::json::print(&mut out, &results)
     } else {
-        report::people::print(&mut io::stdout().lock(), &plan, &results, begin.elapsed())
-            .map_err(|e| format!("standard output: {e}"))?;
-    }
+        report::people::print(&mut out, &plan, &results, took)
+    };
+    printed.map_err(|e| format!("standard output: {e}"))?;
+    eprintln!("written to {}: {}", options.out.display(), files.join(", "));
     match results.failed.as_slice() {
         [] => Ok(()),
         failed => Err(failed.join("\n  ")),
+    }
+}
+
+/// Waits for SIGTERM; for ever where that cannot be.
+async fn terminated() {
+    match signal(SignalKind::terminate()) {
+        Ok(mut signal) => drop(signal.recv().await),
+        Err(_) => future::pending().await,
     }
 }
 

@@ -25,11 +25,14 @@ impl Docker {
     /// Makes network and image.
     pub(crate) fn start() -> Result<Self, String> {
         docker(&["version", "--format", "{{.Server.Version}}"])?;
-        let new = Self { name: format!("shmbc-bench-{}", process::id()), containers: 0 };
-        docker(&["network", "create", "--subnet", "10.213.78.0/24", &new.name])?;
+        let name = format!("shmbc-bench-{}", process::id());
         let program = std::env::current_exe().map_err(|e| format!("cannot find this program's own file: {e}"))?;
-        import(&program, &new.name)?;
-        Ok(new)
+        import(&program, &name)?;
+        if let Err(why) = docker(&["network", "create", "--subnet", "10.213.78.0/24", &name]) {
+            docker(&["image", "rm", &name])?;
+            return Err(why);
+        }
+        Ok(Self { name, containers: 0 })
     }
 
     /// The command that runs a worker in a new container, and the address of that.

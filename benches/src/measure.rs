@@ -30,9 +30,7 @@ pub(crate) fn serve(contenders: Vec<names::Contender>, work: Work, place: Arc<Pl
         (Work::Oneshot { size, batch, batches }, _) => {
             Box::pin(oneshot::serve(contenders, size, batch, batches, place, announce))
         }
-        (_, &[copy @ (names::Contender::Memcpy | names::Contender::Memcpy2)]) => {
-            Box::pin(async move { copies::serve(copy, work, &place, announce) })
-        }
+        (_, &[names::Contender::Memcpy2]) => Box::pin(async move { copies::serve(work, &place, announce) }),
         (_, &[bare]) if !bare.has_runtime() => Box::pin(async move { bare::serve(bare, work, &place, announce) }),
         (_, &[only]) => contender::visit(only, ServeOne { work, place, announce }),
         _ => Box::pin(async { Err(io::Error::other("this measure takes one contender at a time")) }),
@@ -50,7 +48,7 @@ pub(crate) fn run(
         (Work::Oneshot { size, batch, batches }, ..) => {
             Box::pin(oneshot::run(contenders, addresses, size, batch, batches))
         }
-        (_, [names::Contender::Memcpy | names::Contender::Memcpy2], _) => Box::pin(async { Ok(Outcome::default()) }),
+        (_, [names::Contender::Memcpy2], _) => Box::pin(async { Ok(Outcome::default()) }),
         (_, &[bare], [address]) if !bare.has_runtime() => {
             let address = address.clone();
             Box::pin(async move { bare::run(bare, work, &address) })

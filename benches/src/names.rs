@@ -47,8 +47,6 @@ pub(crate) enum Contender {
     ShmbcFixed,
     /// Limit: SHMBC's ring alone, both ends spinning in a thread.
     Ring,
-    /// Limit: one core copies into a buffer of the ring's size.
-    Memcpy,
     /// Limit: one core copies into a buffer that fits the L2 cache, the other one out of it.
     Memcpy2,
 }
@@ -81,7 +79,7 @@ impl Contender {
     /// Whether it works in one of tokio's runtimes, and not in a thread that blocks.
     pub(crate) const fn has_runtime(self) -> bool {
         match self {
-            Self::Iceoryx2Busy | Self::Iceoryx2Event | Self::Ring | Self::Memcpy | Self::Memcpy2 => false,
+            Self::Iceoryx2Busy | Self::Iceoryx2Event | Self::Ring | Self::Memcpy2 => false,
             Self::Tcp | Self::Bridge | Self::Docker | Self::Uds | Self::Shmipc => true,
             Self::ShmbcOff | Self::ShmbcAdaptive | Self::ShmbcFixed => true,
         }
@@ -89,7 +87,7 @@ impl Contender {
 
     /// Whether it is no rival but what the machine can do at best.
     pub(crate) const fn is_limit(self) -> bool {
-        matches!(self, Self::Ring | Self::Memcpy | Self::Memcpy2)
+        matches!(self, Self::Ring | Self::Memcpy2)
     }
 }
 
@@ -131,9 +129,9 @@ impl Measure {
     /// Whether this contender has something to show in this measure: a one-shot connection never waits on a ring, so
     /// one way of waiting stands for all three; only some are connected like a socket; a copy has no way back.
     pub(crate) const fn suits(self, contender: Contender) -> bool {
-        use Contender::{Bridge, Docker, Memcpy, Memcpy2, ShmbcAdaptive, ShmbcFixed, ShmbcOff, Tcp, Uds};
+        use Contender::{Bridge, Docker, Memcpy2, ShmbcAdaptive, ShmbcFixed, ShmbcOff, Tcp, Uds};
         match self {
-            Self::Rtt => !matches!(contender, Memcpy | Memcpy2),
+            Self::Rtt => !matches!(contender, Memcpy2),
             Self::Stream => true,
             Self::Oneshot => matches!(contender, Tcp | Bridge | Docker | Uds | ShmbcAdaptive),
             Self::Http1 => {

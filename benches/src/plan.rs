@@ -1,5 +1,6 @@
 //! The command line of `compare`, and the plan of a run that follows from it. Decides nothing while the run goes on.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -17,12 +18,15 @@ const MAX_CONNS: u32 = 1000;
 /// What `compare` can be told.
 #[derive(Args, Debug)]
 pub(crate) struct Options {
-    /// Fewer sizes, shorter samples: the whole run stays within two minutes.
+    /// Fewer sizes and placements, shorter samples: the whole run stays within two minutes.
     #[arg(long)]
     pub(crate) quick: bool,
     /// Print one JSON object a line instead of tables.
     #[arg(long)]
     pub(crate) json: bool,
+    /// Where tables, figures and plots of the run are written, over those of an earlier one.
+    #[arg(long, value_name = "DIR", default_value = "results")]
+    pub(crate) out: PathBuf,
     /// Only these measures, separated by commas.
     #[arg(long, value_enum, value_delimiter = ',')]
     measures: Vec<Measure>,
@@ -89,10 +93,15 @@ impl Site {
 impl Plan {
     /// What the options ask for.
     pub(crate) fn of(options: &Options) -> Self {
+        let placements = match options.placements.as_slice() {
+            // What most goals are about; a process that is not pinned is on one of the two.
+            [] if options.quick => vec![Placement::TwoCores, Placement::OneCore],
+            given => or_all(given),
+        };
         Self {
             measures: or_all(&options.measures),
             contenders: or_all(&options.contenders),
-            placements: or_all(&options.placements),
+            placements,
             rounds: options.rounds,
             runtimes: or_all(&options.runtime),
             root: options.root,
@@ -150,7 +159,7 @@ impl Plan {
     /// One sample of a measure.
     pub(crate) fn work(&self, &Site { measure, size, conns, .. }: &Site) -> Work {
         let times = if self.quick {
-            Times { warm: Duration::from_millis(40), run: Duration::from_millis(110) }
+            Times { warm: Duration::from_millis(20), run: Duration::from_millis(60) }
         } else {
             Times { warm: Duration::from_millis(100), run: Duration::from_millis(400) }
         };
@@ -195,6 +204,17 @@ fn parse_size(text: &str) -> Result<usize, String> {
 fn parse_conns(text: &str) -> Result<u32, String> {
     let conns = text.parse().ok().filter(|conns| (1..=MAX_CONNS).contains(conns));
     conns.ok_or_else(|| format!("a number of connections is from 1 to {MAX_CONNS}"))
+}
+
+#[cfg(test)]
+impl Plan {
+    /// The plan of a command line.
+    pub(crate) fn parsed(arguments: &[&str]) -> Self {
+        use clap::FromArgMatches;
+        let command = Options::augment_args(clap::Command::new("compare").no_binary_name(true));
+        let matches = command.try_get_matches_from(arguments).expect("the command line is right");
+        Self::of(&Options::from_arg_matches(&matches).expect("all options are known"))
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
-//! What is printed: JSON lines for programs; tables, goals and the machine for people.
+//! What is printed and written: JSON lines for programs; tables, goals, pictures and the machine for people.
 
+pub(crate) mod files;
 mod goals;
 pub(crate) mod json;
 mod machine;
 pub(crate) mod people;
+mod plots;
+mod tables;

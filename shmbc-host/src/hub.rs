@@ -56,7 +56,6 @@ pub(crate) struct Hub {
     pub(crate) own: Own,
     pub(crate) topology: Topology,
     sizes: Sizes,
-    huge_pages: bool,
     pool: Arc<Pool>,
     state: Mutex<State>,
     locality: watch::Sender<Arc<Vec<LocalEntry>>>,
@@ -90,7 +89,6 @@ impl Hub {
             own,
             topology: Topology::of_this_machine(),
             sizes,
-            huge_pages: config.huge_pages,
             pool,
             state: Mutex::new(state),
             locality: watch::Sender::new(Arc::default()),
@@ -318,7 +316,6 @@ impl Hub {
                 capacity,
                 send_token: tokens[side],
                 receive_token: tokens[1 - side],
-                huge_pages: self.huge_pages,
                 peer: identity(&state.containers, &clients[1 - side]),
             };
             if let Some((_, outbox)) = state.sessions.get(&ends[side].session) {

@@ -20,7 +20,7 @@ pub struct HostProcess {
     child: Option<Child>,
     socket: PathBuf,
     netns: Option<String>,
-    arguments: Vec<String>,
+    ring_capacity: Option<u64>,
     _dir: tempfile::TempDir,
 }
 
@@ -31,29 +31,23 @@ impl HostProcess {
     ///
     /// When it does not.
     pub fn start() -> Self {
-        Self::begin(None, &[])
+        Self::begin(None, None)
     }
 
-    /// The same with more arguments.
-    pub fn start_with(arguments: &[&str]) -> Self {
-        Self::begin(None, arguments)
+    /// The same with rings of so many bytes.
+    pub fn start_with_rings(capacity: u64) -> Self {
+        Self::begin(None, Some(capacity))
     }
 
     /// The same in the network namespace `netns`.
     pub fn start_in(netns: Option<&str>) -> Self {
-        Self::begin(netns, &[])
+        Self::begin(netns, None)
     }
 
-    fn begin(netns: Option<&str>, arguments: &[&str]) -> Self {
+    fn begin(netns: Option<&str>, ring_capacity: Option<u64>) -> Self {
         let dir = tempfile::tempdir().expect("tempdir");
         let socket = dir.path().join("host.sock");
-        let mut host = Self {
-            child: None,
-            socket,
-            netns: netns.map(str::to_owned),
-            arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
-            _dir: dir,
-        };
+        let mut host = Self { child: None, socket, netns: netns.map(str::to_owned), ring_capacity, _dir: dir };
         host.restart();
         host
     }
@@ -101,7 +95,7 @@ impl HostProcess {
             .env("SHMBC_LOG", "warn")
             .args(["run", "--docker", "off", "--socket"])
             .arg(&self.socket)
-            .args(&self.arguments)
+            .args(self.ring_capacity.map(|bytes| format!("--ring-capacity={bytes}")))
             .stdin(Stdio::null());
         let mut child = dies_with_us(&mut command).spawn().expect("start shmbc-host");
         wait_until("the host service answers", || {

@@ -63,10 +63,10 @@ impl Bare for Ring {
         let mut words = address.splitn(4, ' ');
         let mut word = || words.next().ok_or_else(|| io::Error::other(format!("no address of a ring: {address}")));
         let capacity = word()?.parse().map_err(io::Error::other)?;
-        let file = format!("/proc/{}/fd/{}", word()?, word()?);
+        // Before the lifeline: once that is accepted the other end closes its descriptor.
+        let memory = File::options().read(true).write(true).open(format!("/proc/{}/fd/{}", word()?, word()?))?;
         let lifeline = UnixStream::connect(word()?)?;
         let sizes = Sizes::new([capacity; 2]).map_err(io::Error::other)?;
-        let memory = File::options().read(true).write(true).open(file)?;
         let memory = block::verify(memory.into(), sizes).map_err(io::Error::other)?;
         Stream::new(memory, sizes, Direction::AToB, Direction::BToA, lifeline)
     }

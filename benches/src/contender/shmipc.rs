@@ -23,7 +23,8 @@ use crate::protocol::Place;
 type Manager = SessionManager<DefaultUnixConnect>;
 
 /// What the sample before this one used. Closing a session throws away what the peer has not read yet, so it waits for
-/// the next sample, which begins when both ends are through.
+/// the next sample, which begins when both ends are through. Nobody waits for it: it can wait for the peer, which does
+/// nothing between samples.
 static LISTENER: std::sync::Mutex<Option<Arc<Mutex<Listener>>>> = std::sync::Mutex::new(None);
 static MANAGER: std::sync::Mutex<Option<Manager>> = std::sync::Mutex::new(None);
 
@@ -37,7 +38,7 @@ impl Contender for Shmipc {
 
     async fn bind(self, place: &Place) -> io::Result<(Self::Listener, String)> {
         if let Some(old) = keep(&LISTENER, None).and_then(Arc::into_inner) {
-            old.into_inner().close().await;
+            tokio::spawn(old.into_inner().close());
         }
         let path = uds::new_path(place)?;
         let listener = Listener::new(DefaultUnixListen, SocketAddr::from_pathname(&path)?, Config::default()).await?;
@@ -52,7 +53,7 @@ impl Contender for Shmipc {
 
     async fn connect(self, address: &str) -> io::Result<Flushed> {
         if let Some(old) = keep(&MANAGER, None) {
-            old.close().await;
+            tokio::spawn(async move { old.close().await });
         }
         let config = SessionManagerConfig::new().with_config(Config::default().with_v4_eventfd()).with_session_num(1);
         let address = SocketAddr::from_pathname(address)?;

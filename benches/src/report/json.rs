@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::names::{Contender, Measure, Placement, Runtime};
 use crate::results::{Key, Results};
-use crate::stats::Summary;
+use crate::stats::{Cell, Summary};
 
 /// One line. Names and order of the fields are the interface.
 #[derive(Debug, Serialize)]
@@ -51,6 +51,30 @@ pub(crate) fn print(out: &mut impl Write, results: &Results) -> io::Result<()> {
     for (key, cell) in &results.cells {
         if let Some(summary) = cell.summary() {
             serde_json::to_writer(&mut *out, &Line::new(key, &summary))?;
+            out.write_all(b"\n")?;
+        }
+    }
+    out.flush()
+}
+
+/// A cell round by round.
+#[derive(Debug, Serialize)]
+struct Rounds<'a> {
+    #[serde(flatten)]
+    line: Line,
+    rounds: &'a [Vec<f64>],
+    p50s: &'a [f64],
+    p99s: &'a [f64],
+    p999s: &'a [f64],
+}
+
+/// Writes all cells with what each round found.
+pub(crate) fn print_rounds(out: &mut impl Write, results: &Results) -> io::Result<()> {
+    for (key, cell) in &results.cells {
+        if let Some(summary) = cell.summary() {
+            let line = Line::new(key, &summary);
+            let Cell { rounds, p50s, p99s, p999s } = cell;
+            serde_json::to_writer(&mut *out, &Rounds { line, rounds, p50s, p99s, p999s })?;
             out.write_all(b"\n")?;
         }
     }

@@ -28,9 +28,11 @@ pub(super) fn lines(plan: &Plan, results: &Results, took: Duration) -> Vec<Strin
         format!("governor  {}", read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
         format!("kernel    {} {}", read("/proc/sys/kernel/ostype"), read("/proc/sys/kernel/osrelease")),
         format!(
-            "versions  shmbc {}, tokio {}, {}",
+            "versions  shmbc {}, {}, {}",
             env!("CARGO_PKG_VERSION"),
-            locked("tokio").unwrap_or("unknown"),
+            ["tokio", "shmipc", "iceoryx2"]
+                .map(|name| format!("{name} {}", locked(name).unwrap_or("unknown")))
+                .join(", "),
             env!("SHMBC_BENCH_RUSTC")
         ),
         format!(
@@ -42,6 +44,13 @@ pub(super) fn lines(plan: &Plan, results: &Results, took: Duration) -> Vec<Strin
             took.as_secs_f64()
         ),
     ]
+}
+
+/// Machine and day, for a picture.
+pub(super) fn note() -> String {
+    let day = utc(SystemTime::now());
+    let day = day.split(' ').next().unwrap_or_default();
+    format!("{}, Linux {}, {day}", cpu_field("model name"), read("/proc/sys/kernel/osrelease"))
 }
 
 /// Median and spread over the rounds.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use comfy_table::{Cell as TableCell, CellAlignment, Table, presets};
 
+use super::tables::tables;
 use super::{goals, machine};
 use crate::names::{Contender, Measure};
 use crate::plan::{Plan, Site};
@@ -13,19 +14,15 @@ use crate::stats::Summary;
 
 /// Writes everything that a run has found.
 pub(crate) fn print(out: &mut impl Write, plan: &Plan, results: &Results, took: Duration) -> io::Result<()> {
-    let mut sites = plan.sites();
-    while let Some(&first) = sites.first() {
-        // Those that differ only in what stands across.
-        let across = |site: &Site| Site { size: first.size, conns: first.conns, ..*site } == first;
-        let columns: Vec<Site> = sites.iter().copied().filter(across).collect();
-        sites.retain(|site| !across(site));
-        if let Some(table) = table(plan, results, &columns) {
-            let Site { measure, placement, runtime, .. } = first;
+    for columns in tables(plan) {
+        if let (Some(&Site { measure, placement, runtime, .. }), Some(table)) =
+            (columns.first(), table(plan, results, &columns))
+        {
             let runtime = if plan.runtimes.len() > 1 { format!(", runtime {runtime}") } else { String::new() };
-            writeln!(out, "{measure}, {placement}{runtime}: {}\n{table}\n", legend(measure))?;
+            writeln!(out, "{measure}, {placement}{runtime}: {}; {}\n{table}\n", title(measure), legend(measure))?;
         }
     }
-    block(out, "Goals (shmbc-adaptive)", &goals::lines(results))?;
+    block(out, "Goals (shmbc-adaptive)", &goals::lines(plan, results))?;
     block(out, "Skipped", &results.skipped)?;
     block(out, "Failed", &results.failed)?;
     block(out, "Machine", &machine::lines(plan, results, took))?;
@@ -45,10 +42,20 @@ fn block(out: &mut impl Write, title: &str, lines: &[String]) -> io::Result<()> 
 
 const fn legend(measure: Measure) -> &'static str {
     match measure {
-        Measure::Rtt => "round trip by message size: median (lowest..highest round), p99, p99.9, times better than",
-        Measure::Stream => "GB/s by size of each write: median (lowest..highest round), times better than",
-        Measure::Oneshot => "connections per second: median (lowest..highest round), times better than",
-        Measure::Http1 => "HTTP/1.1 requests per second: median (lowest..highest round), latency, times better than",
+        Measure::Rtt => "median (lowest..highest round), p99, p99.9, times better than",
+        Measure::Stream => "GB/s, median (lowest..highest round), times better than",
+        Measure::Oneshot => "1/s, median (lowest..highest round), times better than",
+        Measure::Http1 => "1/s, median (lowest..highest round), latency, times better than",
+    }
+}
+
+/// What a measure is, in words.
+pub(super) const fn title(measure: Measure) -> &'static str {
+    match measure {
+        Measure::Rtt => "Round trip by message size",
+        Measure::Stream => "Throughput of one stream by size of each write",
+        Measure::Oneshot => "Connect, one request, one answer, close",
+        Measure::Http1 => "HTTP/1.1 requests by connections",
     }
 }
 
@@ -60,7 +67,8 @@ fn table(plan: &Plan, results: &Results, columns: &[Site]) -> Option<Table> {
     table.set_header([TableCell::new("")].into_iter().chain(header));
     let mut any = false;
     for contender in plan.contenders(columns.first()?) {
-        let mut row = vec![TableCell::new(contender)];
+        let limit = if contender.is_limit() { "\n(limit)" } else { "" };
+        let mut row = vec![TableCell::new(format!("{contender}{limit}"))];
         for site in columns {
             let key = site.key(contender);
             let text = results.cells.get(&key).and_then(|cell| cell.summary()).map(|summary| {
@@ -115,19 +123,24 @@ fn ratio(times: f64) -> String {
     if times < 10.0 { format!("{times:.2}x") } else { format!("{times:.0}x") }
 }
 
-fn amount(measure: Measure, value: f64) -> String {
+pub(super) fn amount(measure: Measure, value: f64) -> String {
     match measure {
         Measure::Rtt => duration(value),
-        Measure::Stream => format!("{value:.2}"),
-        Measure::Oneshot | Measure::Http1 => format!("{value:.0}"),
+        Measure::Stream if value < 0.1 => format!("{value:.3} GB/s"),
+        Measure::Stream => format!("{value:.2} GB/s"),
+        Measure::Oneshot | Measure::Http1 => format!("{value:.0}/s"),
     }
 }
 
 fn duration(ns: f64) -> String {
-    if ns < 1000.0 { format!("{ns:.0} ns") } else { format!("{:.1} us", ns / 1000.0) }
+    match ns {
+        _ if ns < 1e3 => format!("{ns:.0} ns"),
+        _ if ns < 1e6 => format!("{:.1} us", ns / 1e3),
+        _ => format!("{:.1} ms", ns / 1e6),
+    }
 }
 
-fn bytes(size: usize) -> String {
+pub(super) fn bytes(size: usize) -> String {
     match size {
         _ if size.is_multiple_of(1 << 20) => format!("{} MiB", size >> 20),
         _ if size.is_multiple_of(1 << 10) => format!("{} KiB", size >> 10),
