@@ -12,7 +12,7 @@ use crate::config::{HostConfig, HostError};
 use crate::docker;
 use crate::hub::{Counts, Hub};
 use crate::numa;
-use crate::pool::Pool;
+use crate::pool::{self, Pool};
 use crate::server::{self, Listener};
 
 /// Containers that the Docker watcher may be asked to look at, at once. More are found by its next list.
@@ -39,6 +39,9 @@ impl Host {
     /// [`HostError`] says what stands in the way, and what to do.
     pub async fn start(config: HostConfig) -> Result<Self, HostError> {
         let sizes = Sizes::new([config.ring_capacity; 2])?;
+        if config.huge_pages {
+            pool::tell_whether_huge_pages_are_there();
+        }
         let (pool, taken_back) = Pool::new(sizes, config.stock);
         pool.fill().map_err(HostError::io("making the first blocks"))?;
         let (asks, asked) = mpsc::channel(ASKS);

@@ -56,6 +56,7 @@ pub(crate) struct Hub {
     pub(crate) own: Own,
     pub(crate) topology: Topology,
     sizes: Sizes,
+    huge_pages: bool,
     pool: Arc<Pool>,
     state: Mutex<State>,
     locality: watch::Sender<Arc<Vec<LocalEntry>>>,
@@ -89,6 +90,7 @@ impl Hub {
             own,
             topology: Topology::of_this_machine(),
             sizes,
+            huge_pages: config.huge_pages,
             pool,
             state: Mutex::new(state),
             locality: watch::Sender::new(Arc::default()),
@@ -316,6 +318,7 @@ impl Hub {
                 capacity,
                 send_token: tokens[side],
                 receive_token: tokens[1 - side],
+                huge_pages: self.huge_pages,
                 peer: identity(&state.containers, &clients[1 - side]),
             };
             if let Some((_, outbox)) = state.sessions.get(&ends[side].session) {

@@ -13,6 +13,18 @@ use shmbc::layout::Sizes;
 use tokio::sync::{Notify, mpsc};
 use tracing::warn;
 
+/// Where Linux says whether shared memory may have huge pages, the chosen word in brackets.
+const HUGE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
+
+/// Says once when huge pages are wished and the kernel has none for shared memory: blocks are then on ordinary ones.
+pub(crate) fn tell_whether_huge_pages_are_there() {
+    let setting = std::fs::read_to_string(HUGE_PAGES).unwrap_or_default();
+    if !["[always]", "[within_size]", "[advise]", "[force]"].iter().any(|word| setting.contains(word)) {
+        let setting = setting.trim();
+        warn!(setting, "no huge pages for shared memory: write \"advise\" to {HUGE_PAGES}; ordinary ones are used");
+    }
+}
+
 /// The pool.
 #[derive(Debug)]
 pub(crate) struct Pool {

@@ -20,7 +20,7 @@ pub struct HostProcess {
     child: Option<Child>,
     socket: PathBuf,
     netns: Option<String>,
-    ring_capacity: Option<u64>,
+    arguments: Vec<String>,
     _dir: tempfile::TempDir,
 }
 
@@ -31,23 +31,29 @@ impl HostProcess {
     ///
     /// When it does not.
     pub fn start() -> Self {
-        Self::begin(None, None)
+        Self::begin(None, &[])
     }
 
-    /// The same with rings of so many bytes.
-    pub fn start_with_rings(capacity: u64) -> Self {
-        Self::begin(None, Some(capacity))
+    /// The same with more arguments.
+    pub fn start_with(arguments: &[&str]) -> Self {
+        Self::begin(None, arguments)
     }
 
     /// The same in the network namespace `netns`.
     pub fn start_in(netns: Option<&str>) -> Self {
-        Self::begin(netns, None)
+        Self::begin(netns, &[])
     }
 
-    fn begin(netns: Option<&str>, ring_capacity: Option<u64>) -> Self {
+    fn begin(netns: Option<&str>, arguments: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("tempdir");
         let socket = dir.path().join("host.sock");
-        let mut host = Self { child: None, socket, netns: netns.map(str::to_owned), ring_capacity, _dir: dir };
+        let mut host = Self {
+            child: None,
+            socket,
+            netns: netns.map(str::to_owned),
+            arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
+            _dir: dir,
+        };
         host.restart();
         host
     }
@@ -95,7 +101,7 @@ impl HostProcess {
             .env("SHMBC_LOG", "warn")
             .args(["run", "--docker", "off", "--socket"])
             .arg(&self.socket)
-            .args(self.ring_capacity.map(|bytes| format!("--ring-capacity={bytes}")))
+            .args(&self.arguments)
             .stdin(Stdio::null());
         let mut child = dies_with_us(&mut command).spawn().expect("start shmbc-host");
         wait_until("the host service answers", || {

@@ -72,7 +72,7 @@ struct Ends {
 
 impl Ends {
     fn connected() -> Self {
-        let host = HostProcess::start_with_rings(CAPACITY);
+        let host = HostProcess::start_with(&[&format!("--ring-capacity={CAPACITY}")]);
         let everywhere = sched_getaffinity(Pid::from_raw(0)).expect("sched_getaffinity");
         let mut peers = [0, 1].map(|node| {
             run_on(0, node);

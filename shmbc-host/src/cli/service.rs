@@ -56,6 +56,9 @@ struct Run {
     /// Bytes of ring for each direction of a connection; a power of two.
     #[arg(long, value_name = "BYTES")]
     ring_capacity: Option<u64>,
+    /// Ask for transparent huge pages: less work for the processor's address translation, more memory for each connection.
+    #[arg(long)]
+    huge_pages: bool,
     /// Fresh blocks kept ready.
     #[arg(long, value_name = "N")]
     stock: Option<usize>,
@@ -94,6 +97,7 @@ fn start(run: Run) -> Result<(), String> {
     let mut config = HostConfig::at(&socket);
     config.docker = run.docker;
     config.ring_capacity = run.ring_capacity.unwrap_or(config.ring_capacity);
+    config.huge_pages = run.huge_pages;
     config.stock = run.stock.unwrap_or(config.stock);
     config.twin_timeout = run.twin_timeout.map_or(config.twin_timeout, Duration::from_millis);
     make_directory(&socket);

@@ -23,6 +23,11 @@ pub(super) fn accept(grant: Grant, fds: Vec<OwnedFd>, registrar: &dyn Registrar)
             Decline::Unsound
         }
     })?;
+    if grant.huge_pages
+        && let Err(error) = mapping.advise_huge_pages()
+    {
+        tracing::debug!(%error, "no huge pages");
+    }
     let ringer = Ringer::adopt(ring).map_err(|_| Decline::Unsound)?;
     let bell = registrar.register(Waiter::adopt(wait)).map_err(|error| {
         tracing::warn!(%error, "doorbell not registered");

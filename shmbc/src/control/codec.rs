@@ -141,6 +141,7 @@ mod tests {
             capacity: [4096, 4096],
             send_token: crate::link::SwitchToken::from_bytes([1; 16]),
             receive_token: crate::link::SwitchToken::from_bytes([2; 16]),
+            huge_pages: true,
             peer: Identity {
                 container: Some(ContainerIdentity { id: "a".repeat(64), name: "n".repeat(MAX_TEXT), labels }),
                 pid: 1,

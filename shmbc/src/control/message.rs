@@ -188,6 +188,8 @@ pub struct Grant {
     pub send_token: SwitchToken,
     /// What the other end will write.
     pub receive_token: SwitchToken,
+    /// The host service wishes this block on huge pages, where the kernel has some.
+    pub huge_pages: bool,
     /// Who the other end is, as the host proved it.
     pub peer: Identity,
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use memmap2::{MmapOptions, MmapRaw};
+use memmap2::{Advice, MmapOptions, MmapRaw};
 
 use crate::layout::HEADER;
 
@@ -30,6 +30,15 @@ impl Mapping {
         }
         let raw = MmapOptions::new().len(len).map_raw(fd.as_raw_fd())?;
         Ok(Self { raw })
+    }
+
+    /// Asks the kernel for huge pages: whole ones for every part that is touched from now on and has none yet.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` where the kernel has none.
+    pub(crate) fn advise_huge_pages(&self) -> io::Result<()> {
+        self.raw.advise(Advice::HugePage)
     }
 
     /// Size in bytes.

@@ -54,6 +54,9 @@ impl Mapping {
             });
         }
     }
+
+    /// Nothing: a hint changes no order.
+    pub(crate) const fn prefetch_to_write(&self, _offset: usize, _len: usize) {}
 }
 
 /// One word of the header.
