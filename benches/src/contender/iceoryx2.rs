@@ -22,7 +22,7 @@ use iceoryx2::signal_handling_mode::SignalHandlingMode;
 use super::bare::{Bare, Duplex};
 use crate::protocol::Place;
 
-/// The longest message; what is longer goes as several. Of 16 KiB to 4 MiB the best for bulk on two cores.
+/// The longest message; what is longer goes as several. Other lengths have not been measured.
 const MESSAGE_MAX: usize = 256 << 10;
 /// Messages that can wait in a subscriber's queue.
 const QUEUE: usize = 16;
