@@ -14,15 +14,18 @@ use indicatif::{ProgressBar, ProgressStyle};
 use shmbc_host::{Host, HostConfig};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::burden::Burden;
 use crate::cores;
 use crate::docker::Docker;
-use crate::names::{Contender, Measure, Placement, Runtime};
+use crate::measure;
+use crate::names::{Aspect, Contender, Measure, Placement, Runtime};
 use crate::pair::{Bridge, Pair, Worker};
 use crate::placement::{self, Cpus};
 use crate::plan::{Options, Plan, Site};
-use crate::protocol::{Namespace, Place, Start};
+use crate::protocol::{Namespace, Outcome, Place, Start, Work};
 use crate::report;
 use crate::results::Results;
+use crate::worker;
 
 /// Runs `compare` and prints what came of it.
 pub(crate) fn compare(options: &Options) -> Result<(), String> {
@@ -32,7 +35,7 @@ pub(crate) fn compare(options: &Options) -> Result<(), String> {
     let begin = Instant::now();
     let results = runtime.block_on(async {
         tokio::select! {
-            results = measure(&plan) => results,
+            results = run(&plan) => results,
             // Dropping the future ends all workers and removes the directory; the kernel removes the namespaces.
             _ = tokio::signal::ctrl_c() => Err("interrupted".to_owned()),
             () = terminated() => Err("terminated".to_owned()),
@@ -68,15 +71,28 @@ type PairKey = (Placement, Option<Runtime>, Option<Contender>);
 /// The processes of a run.
 struct Stage {
     pairs: BTreeMap<PairKey, Pair>,
+    starts: BTreeMap<PairKey, [Start; 2]>,
     /// Ended after the pairs that need them.
     _bridge: Option<Bridge>,
     _docker: Option<Docker>,
     host: Option<Host>,
+    dir: PathBuf,
+    ring: u64,
     _dir: tempfile::TempDir,
 }
 
-async fn measure(plan: &Plan) -> Result<Results, String> {
+async fn run(plan: &Plan) -> Result<Results, String> {
     let mut results = Results::default();
+    let plan = &mut plan.clone();
+    if plan.measures.contains(&Measure::Loads) {
+        plan.loads.retain(|&load| match Burden::possible(load) {
+            Ok(()) => true,
+            Err(why) => {
+                skip(&mut results, &format!("load {load}: {why}"));
+                false
+            }
+        });
+    }
     let mut stage = set_up(plan, &mut results).await?;
     let bar = progress(plan);
     let apart = placement::cpus(Placement::TwoCores).ok();
@@ -88,7 +104,7 @@ async fn measure(plan: &Plan) -> Result<Results, String> {
             for group in groups(plan, &site, round) {
                 let Site { measure, placement, size, .. } = site;
                 bar.set_message(format!("round {}: {measure} {placement} {size}", round + 1));
-                sample(plan, &mut stage, &mut results, site, &group).await;
+                sample(plan, &mut stage, &mut results, round, site, &group).await;
                 bar.inc(group.len() as u64);
             }
         }
@@ -99,17 +115,52 @@ async fn measure(plan: &Plan) -> Result<Results, String> {
     bar.finish_and_clear();
     drop(stage.pairs);
     if let Some(host) = stage.host {
+        match host.counts().without_huge_pages {
+            0 => {}
+            n => eprintln!("{n} connections were on ordinary pages: the pool of huge pages had too few"),
+        }
         host.shutdown().await;
     }
     Ok(results)
 }
 
 /// One sample of one group of contenders; a failure ends those contenders in that placement, not the run.
-async fn sample(plan: &Plan, stage: &mut Stage, results: &mut Results, site: Site, group: &[Contender]) {
+async fn sample(plan: &Plan, stage: &mut Stage, results: &mut Results, round: u32, site: Site, group: &[Contender]) {
     let key = pair_key(site, group);
     let Some(pair) = stage.pairs.get_mut(&key) else { return };
-    match pair.sample(group, plan.work(&site)).await {
+    // Thousands of connections, once: memory is not noisy as time is.
+    if site.measure == Measure::Idle && (round > 0 || site.aspect != Some(Aspect::Memory)) {
+        return;
+    }
+    let burdened = pair.pids().and_then(|pids| Burden::on(site.load, site.placement, &pids));
+    let _burden = match burdened {
+        Ok(burden) => burden,
+        Err(why) => return results.failed.push(format!("{} {}: {why}", site.measure, site.placement)),
+    };
+    let work = plan.work(&site);
+    let sampled = if site.aspect == Some(Aspect::Calls) {
+        let sampled = pair.sample_calls(group, work, &stage.dir).await;
+        sampled.map(|(outcome, calls)| match calls {
+            Ok(calls) => Outcome { values: vec![vec![calls / (outcome.bytes as f64 / 1e6)]], ..outcome },
+            Err(why) => {
+                skip(results, &why);
+                Outcome::default()
+            }
+        })
+    } else if let Work::Hold { conns } = work {
+        idle(pair, &stage.starts[&key], stage.host.as_ref(), group, conns).await
+    } else {
+        pair.sample(group, work).await
+    };
+    match sampled {
+        Ok(outcome) if site.measure == Measure::Idle => {
+            for (&aspect, values) in site.measure.aspects().iter().zip(outcome.values) {
+                let cell = Site { aspect: Some(aspect), ..site }.key(group[0]);
+                results.cells.entry(cell).or_default().rounds.push(values);
+            }
+        }
         Ok(outcome) => {
+            let outcome = told(&site, outcome, stage.ring);
             for (&contender, values) in group.iter().zip(outcome.values) {
                 let cell = results.cells.entry(site.key(contender)).or_default();
                 cell.rounds.push(values);
@@ -125,6 +176,39 @@ async fn sample(plan: &Plan, stage: &mut Stage, results: &mut Results, site: Sit
             stage.pairs.remove(&key);
         }
     }
+}
+
+/// One sample of many connections. A process has descriptors for so many only: others hold the rest.
+async fn idle(
+    pair: &mut Pair,
+    starts: &[Start; 2],
+    host: Option<&Host>,
+    group: &[Contender],
+    conns: u32,
+) -> Result<Outcome, String> {
+    const MOST: u32 = 5000;
+    let mut others = Vec::new();
+    for _ in 0..(conns - 1) / MOST {
+        others.push(Pair::start(starts, host.map(Host::socket)).await?);
+    }
+    let before = measure::idle::memory().map_err(|e| format!("/proc/meminfo: {e}"))?;
+    for other in &mut others {
+        other.sample(group, Work::Hold { conns: MOST }).await?;
+    }
+    let own = conns - MOST * others.len() as u32;
+    pair.sample(group, Work::Idle { conns: own, all: conns, before }).await
+}
+
+/// The value of a cell that is about what the work took, out of what both processes used for it.
+fn told(site: &Site, outcome: Outcome, ring: u64) -> Outcome {
+    let (cpu, bytes) = (outcome.cpu as f64 / 1e9, outcome.bytes as f64);
+    let value = match site.aspect {
+        Some(Aspect::PerByte) => cpu / (bytes / 1e9),
+        Some(Aspect::PerRequest) => cpu / (bytes / site.size as f64 / 1e6),
+        Some(Aspect::Sleeps) => outcome.sleeps as f64 / (bytes / ring as f64),
+        _ => return outcome,
+    };
+    Outcome { values: vec![vec![value]], p50: None, p99: None, p999: None, ..outcome }
 }
 
 /// The contenders of a measure, in groups that are sampled together, each round beginning with another one.
@@ -161,6 +245,12 @@ async fn set_up(plan: &Plan, results: &mut Results) -> Result<Stage, String> {
     let host = if plan.contenders.iter().any(|contender| shmbc.contains(contender)) {
         // The two ends are plain processes: which containers there are changes nothing, and asking would cost CPU time.
         config.docker = shmbc_host::Docker::Off;
+        // `idle` has more connections than one user should.
+        config.limits.connections = u32::MAX;
+        config.limits.block_bytes = u64::MAX;
+        config.limits.offers_per_second = u32::MAX;
+        worker::raise_descriptors();
+        config.huge_pages = plan.huge_pages;
         Some(Host::start(config).await.map_err(|e| format!("cannot start the host service: {e}"))?)
     } else {
         None
@@ -183,7 +273,7 @@ async fn set_up(plan: &Plan, results: &mut Results) -> Result<Stage, String> {
     }
     let (mut bridge, mut docker) = (None, None);
     let mut missing = BTreeSet::new();
-    let mut pairs = BTreeMap::new();
+    let (mut pairs, mut starts) = (BTreeMap::new(), BTreeMap::new());
     for key in pair_keys(plan) {
         let (placement, runtime, contender) = key;
         let Some(cpus) = places.get(&placement).filter(|_| !missing.contains(&contender)) else { continue };
@@ -192,11 +282,9 @@ async fn set_up(plan: &Plan, results: &mut Results) -> Result<Stage, String> {
         let pair = match contender {
             Some(Contender::Bridge) => bridged(&mut bridge, &template, &ends).await,
             Some(Contender::Docker) => contained(&mut docker, &ends).await,
-            _ => {
-                let start = async |end| Worker::start(end, socket.as_deref()).await;
-                Ok(Pair { server: start(&ends[0]).await?, client: start(&ends[1]).await? })
-            }
+            _ => Ok(Pair::start(&ends, socket.as_deref()).await?),
         };
+        starts.insert(key, ends);
         match (pair, contender) {
             (Ok(pair), _) => drop(pairs.insert(key, pair)),
             (Err(why), Some(contender)) => {
@@ -206,7 +294,7 @@ async fn set_up(plan: &Plan, results: &mut Results) -> Result<Stage, String> {
             (Err(why), None) => return Err(why),
         }
     }
-    Ok(Stage { pairs, _bridge: bridge, _docker: docker, host, _dir: dir })
+    Ok(Stage { pairs, starts, _bridge: bridge, _docker: docker, host, dir: dir.path().to_owned(), ring, _dir: dir })
 }
 
 /// A pair attached to the bridge, which is made for the first of them.
@@ -244,7 +332,11 @@ fn pair_keys(plan: &Plan) -> BTreeSet<PairKey> {
     sites.flat_map(|site| groups(plan, &site, 0).into_iter().map(move |group| pair_key(site, &group))).collect()
 }
 
+/// Says once what cannot be measured here.
 fn skip(results: &mut Results, what: &str) {
+    if results.skipped.iter().any(|said| said == what) {
+        return;
+    }
     eprintln!("skipped: {what}");
     results.skipped.push(what.to_owned());
 }

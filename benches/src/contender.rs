@@ -65,6 +65,7 @@ pub(crate) fn visit<V: Visit>(name: names::Contender, visitor: V) -> V::Output {
         names::Contender::Iceoryx2Busy
         | names::Contender::Iceoryx2Event
         | names::Contender::Ring
+        | names::Contender::Memcpy
         | names::Contender::Memcpy2 => visitor.visit(NotAsync),
     }
 }

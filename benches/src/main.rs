@@ -2,11 +2,13 @@
 //!
 //! Read in this order: `names` (what can be measured), `plan` (what one run measures), `compare` (the run: worker
 //! pairs, rounds), `pair` and `protocol` (how the run talks to its worker processes), `worker` (the other side of
-//! that), `contender` and `measure` (what a worker does), `results`, `stats` and `report` (what becomes of the figures); `placement`, `cores`,
+//! that), `contender` and `measure` (what a worker does), `results`, `stats` and `report` (what becomes of the figures); `placement`, `cores`, `burden`,
 //! `netns` and `docker` are what they stand on.
 //!
 //! Speed is reported and never asserted: a missed goal is printed as missed and the exit code stays 0.
 
+mod burden;
+mod calls;
 mod compare;
 mod contender;
 mod cores;
@@ -41,12 +43,16 @@ enum Command {
     /// One end of a contender; started by `compare`, speaks JSON lines on its standard input and output.
     #[command(hide = true)]
     Worker,
+    /// Keeps CPUs busy, one thread on each of those named; started by `compare`.
+    #[command(hide = true)]
+    Spin { cpus: Vec<usize> },
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Compare(options) => compare::compare(&options),
         Command::Worker => worker::run(),
+        Command::Spin { cpus } => burden::spin(&cpus),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

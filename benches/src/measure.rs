@@ -2,11 +2,15 @@
 
 mod bare;
 mod copies;
+mod grpc;
 mod http1;
+pub(crate) mod idle;
+mod loads;
 mod oneshot;
 mod requests;
 mod rtt;
 mod stream;
+mod upgrade;
 
 use std::io;
 use std::pin::Pin;
@@ -30,7 +34,9 @@ pub(crate) fn serve(contenders: Vec<names::Contender>, work: Work, place: Arc<Pl
         (Work::Oneshot { size, batch, batches }, _) => {
             Box::pin(oneshot::serve(contenders, size, batch, batches, place, announce))
         }
-        (_, &[names::Contender::Memcpy2]) => Box::pin(async move { copies::serve(work, &place, announce) }),
+        (_, &[limit @ (names::Contender::Memcpy | names::Contender::Memcpy2)]) => {
+            Box::pin(async move { copies::serve(limit, work, &place, announce) })
+        }
         (_, &[bare]) if !bare.has_runtime() => Box::pin(async move { bare::serve(bare, work, &place, announce) }),
         (_, &[only]) => contender::visit(only, ServeOne { work, place, announce }),
         _ => Box::pin(async { Err(io::Error::other("this measure takes one contender at a time")) }),
@@ -48,7 +54,7 @@ pub(crate) fn run(
         (Work::Oneshot { size, batch, batches }, ..) => {
             Box::pin(oneshot::run(contenders, addresses, size, batch, batches))
         }
-        (_, [names::Contender::Memcpy2], _) => Box::pin(async { Ok(Outcome::default()) }),
+        (_, [names::Contender::Memcpy | names::Contender::Memcpy2], _) => Box::pin(async { Ok(Outcome::default()) }),
         (_, &[bare], [address]) if !bare.has_runtime() => {
             let address = address.clone();
             Box::pin(async move { bare::run(bare, work, &address) })
@@ -71,13 +77,20 @@ impl Visit for ServeOne {
     fn visit<C: Contender>(self, contender: C) -> Sampling {
         Box::pin(async move {
             let (listener, address) = contender.bind(&self.place).await.map_err(|e| during("bind", &e))?;
-            (self.announce)(vec![address])?;
-            let Self { work, place, .. } = self;
+            let Self { work, place, announce } = self;
+            announce(vec![address])?;
             match work {
                 Work::Rtt { size, .. } => rtt::serve(accept(contender, &listener, &place).await?, size).await,
                 Work::Stream { times, .. } => stream::serve(accept(contender, &listener, &place).await?, times).await,
                 Work::Http1 { size, conns, .. } => {
                     http1::serve(accept_all(contender, &listener, &place, conns).await?, size).await
+                }
+                Work::Grpc { conns, .. } => grpc::serve(accept_all(contender, &listener, &place, conns).await?).await,
+                Work::Hold { conns } => idle::serve(contender, &listener, &place, conns, true).await,
+                Work::Idle { conns, .. } => idle::serve(contender, &listener, &place, conns, false).await,
+                Work::Upgrade { connections } => upgrade::serve(contender, &listener, &place, connections).await,
+                Work::Loads { size, load, .. } => {
+                    loads::serve(accept_all(contender, &listener, &place, load.conns()).await?, size, load).await
                 }
                 Work::Oneshot { .. } => Err(io::Error::other("one-shot connections are never settled")),
             }
@@ -105,6 +118,15 @@ impl Visit for RunOne {
                 }
                 Work::Http1 { size, conns, times } => {
                     http1::run(connect_all(contender, &address, &place, conns).await?, size, times).await
+                }
+                Work::Grpc { size, conns, times } => {
+                    grpc::run(connect_all(contender, &address, &place, conns).await?, size, times).await
+                }
+                Work::Hold { conns } => idle::hold(contender, &address, &place, conns).await,
+                Work::Idle { conns, all, before } => idle::run(contender, &address, &place, conns, all, before).await,
+                Work::Upgrade { connections } => upgrade::run(contender, &address, &place, connections).await,
+                Work::Loads { size, load, times } => {
+                    loads::run(connect_all(contender, &address, &place, load.conns()).await?, size, load, times).await
                 }
                 Work::Oneshot { .. } => Err(io::Error::other("one-shot connections are never settled")),
             }

@@ -1,6 +1,7 @@
 //! A contender's two processes, as the run sees them: started once, asked for one sample at a time, gone when dropped.
 
 use std::io;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
+use crate::calls::Calls;
 use crate::names::Contender;
 use crate::protocol::{Namespace, Outcome, Place, Reply, Request, Start, Work};
 
@@ -25,7 +27,7 @@ pub(crate) struct Worker {
 
 impl Worker {
     /// Starts a process of this same program and tells it who it is.
-    pub(crate) async fn start(start: &Start, host: Option<&std::path::Path>) -> Result<Self, String> {
+    pub(crate) async fn start(start: &Start, host: Option<&Path>) -> Result<Self, String> {
         let program = std::env::current_exe().map_err(|e| format!("cannot find this program's own file: {e}"))?;
         let mut command = Command::new(program);
         command.arg("worker");
@@ -33,11 +35,7 @@ impl Worker {
     }
 
     /// Starts a process of this same program by a command that leads to it.
-    pub(crate) async fn start_by(
-        mut command: Command,
-        start: &Start,
-        host: Option<&std::path::Path>,
-    ) -> Result<Self, String> {
+    pub(crate) async fn start_by(mut command: Command, start: &Start, host: Option<&Path>) -> Result<Self, String> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         // What the environment says of SHMBC is for other programs: each contender sets its own way of waiting.
         command
@@ -107,6 +105,32 @@ pub(crate) struct Pair {
 }
 
 impl Pair {
+    /// Starts both.
+    pub(crate) async fn start([server, client]: &[Start; 2], host: Option<&Path>) -> Result<Self, String> {
+        Ok(Self { server: Worker::start(server, host).await?, client: Worker::start(client, host).await? })
+    }
+
+    /// Takes one sample and counts the system calls of both processes meanwhile.
+    pub(crate) async fn sample_calls(
+        &mut self,
+        contenders: &[Contender],
+        work: Work,
+        dir: &Path,
+    ) -> Result<(Outcome, Result<f64, String>), String> {
+        match Calls::begin([self.server.pid()?, self.client.pid()?], dir).await {
+            Ok(calls) => {
+                let outcome = self.sample(contenders, work).await?;
+                Ok((outcome, calls.end().await))
+            }
+            Err(why) => Ok((Outcome::default(), Err(why))),
+        }
+    }
+
+    /// The process ids of both.
+    pub(crate) fn pids(&self) -> Result<[u32; 2], String> {
+        Ok([self.server.pid()?, self.client.pid()?])
+    }
+
     /// Takes one sample; returns what the connecting end measured, or the listening one where that is who measures.
     pub(crate) async fn sample(&mut self, contenders: &[Contender], work: Work) -> Result<Outcome, String> {
         self.server.say(&Request::Serve { contenders: contenders.to_vec(), work }).await?;
@@ -138,7 +162,10 @@ impl Pair {
             (Ok(server), Ok(client)) if server.bytes != client.bytes => {
                 Err(format!("the client sent {} bytes and the server received {}", client.bytes, server.bytes))
             }
-            (Ok(server), Ok(client)) => Ok(if client.values.is_empty() { server } else { client }),
+            (Ok(server), Ok(client)) => {
+                let (cpu, sleeps) = (server.cpu + client.cpu, server.sleeps + client.sleeps);
+                Ok(Outcome { cpu, sleeps, ..if client.values.is_empty() { server } else { client } })
+            }
             (Err(server), Err(client)) => Err(format!("server: {server}; client: {client}")),
             (Err(why), _) => Err(format!("server: {why}")),
             (_, Err(why)) => Err(format!("client: {why}")),

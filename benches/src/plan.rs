@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use shmbc_host::HugePages;
 
-use crate::names::{Contender, Measure, Placement, Runtime};
+use crate::names::{Aspect, Contender, Load, Measure, Placement, Runtime};
 use crate::protocol::{Times, Work};
 use crate::results::Key;
 
@@ -13,7 +14,7 @@ use crate::results::Key;
 const MAX_SIZE: usize = 64 << 20;
 
 /// The most connections that a measure is asked for: each is a descriptor and a ring at both ends.
-const MAX_CONNS: u32 = 1000;
+const MAX_CONNS: u32 = 20_000;
 
 /// What `compare` can be told.
 #[derive(Args, Debug)]
@@ -39,9 +40,12 @@ pub(crate) struct Options {
     /// Message sizes of `rtt` and `stream` in bytes, separated by commas; K and M stand for KiB and MiB.
     #[arg(long, value_delimiter = ',', value_parser = parse_size)]
     sizes: Vec<usize>,
-    /// Numbers of connections of `http1`, separated by commas.
+    /// Numbers of connections of `http1`, `grpc` and `idle`, separated by commas.
     #[arg(long, value_delimiter = ',', value_parser = parse_conns)]
     conns: Vec<u32>,
+    /// Only these loads of `loads`, separated by commas.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    loads: Vec<Load>,
     /// How often each cell is measured; every round goes through all contenders.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
@@ -54,6 +58,9 @@ pub(crate) struct Options {
     /// How long shmbc-fixed polls before it sleeps, in microseconds.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     fixed_us: u64,
+    /// Pages that shmbc's connections are on: transparent, hugetlb or off.
+    #[arg(long, value_name = "PAGES", default_value = "off")]
+    huge_pages: HugePages,
 }
 
 /// Everything one run does, in the order in which it does it.
@@ -66,8 +73,10 @@ pub(crate) struct Plan {
     pub(crate) runtimes: Vec<Runtime>,
     pub(crate) root: bool,
     pub(crate) fixed: Duration,
+    pub(crate) huge_pages: HugePages,
     sizes: Vec<usize>,
     conns: Vec<u32>,
+    pub(crate) loads: Vec<Load>,
     quick: bool,
 }
 
@@ -79,14 +88,27 @@ pub(crate) struct Site {
     pub(crate) runtime: Runtime,
     /// Connections at once, where the measure varies them.
     pub(crate) conns: Option<u32>,
+    /// What else wants the CPUs, where the measure varies it.
+    pub(crate) load: Option<Load>,
     pub(crate) size: usize,
+    /// What is told, where a measure has several values.
+    pub(crate) aspect: Option<Aspect>,
 }
 
 impl Site {
     /// The cell of a contender.
     pub(crate) fn key(self, contender: Contender) -> Key {
-        let Self { measure, placement, runtime, conns, size } = self;
-        Key { measure, placement, runtime: contender.has_runtime().then_some(runtime), conns, size, contender }
+        let Self { measure, placement, runtime, conns, load, size, aspect } = self;
+        Key {
+            measure,
+            placement,
+            runtime: contender.has_runtime().then_some(runtime),
+            conns,
+            load,
+            size,
+            aspect,
+            contender,
+        }
     }
 }
 
@@ -98,16 +120,23 @@ impl Plan {
             [] if options.quick => vec![Placement::TwoCores, Placement::OneCore],
             given => or_all(given),
         };
+        let mut measures = or_all(&options.measures);
+        if options.quick && options.measures.is_empty() {
+            // Six loads take as long as everything else.
+            measures.retain(|&measure| measure != Measure::Loads);
+        }
         Self {
-            measures: or_all(&options.measures),
+            measures,
             contenders: or_all(&options.contenders),
             placements,
             rounds: options.rounds,
             runtimes: or_all(&options.runtime),
             root: options.root,
             fixed: Duration::from_micros(options.fixed_us),
+            huge_pages: options.huge_pages,
             sizes: options.sizes.clone(),
             conns: options.conns.clone(),
+            loads: or_all(&options.loads),
             quick: options.quick,
         }
     }
@@ -117,10 +146,18 @@ impl Plan {
         let mut sites = Vec::new();
         for &measure in &self.measures {
             for &placement in &self.placements {
+                // Longest of all, and their goals are about two cores.
+                if self.quick && matches!(measure, Measure::Cpu | Measure::Idle) && placement == Placement::OneCore {
+                    continue;
+                }
                 for &runtime in &self.runtimes {
-                    sites.extend(self.sizes(measure).into_iter().flat_map(|size| {
-                        let conns = self.conns(measure).into_iter();
-                        conns.map(move |conns| Site { measure, placement, runtime, conns, size })
+                    sites.extend(self.values(measure).into_iter().flat_map(|(aspect, size)| {
+                        let site = Site { measure, placement, runtime, conns: None, load: None, size, aspect };
+                        if measure == Measure::Loads {
+                            self.loads.iter().map(|&load| Site { load: Some(load), ..site }).collect::<Vec<_>>()
+                        } else {
+                            self.conns(measure).into_iter().map(|conns| Site { conns, ..site }).collect()
+                        }
                     }));
                 }
             }
@@ -128,11 +165,19 @@ impl Plan {
         sites
     }
 
+    /// What is taken of a measure, and at which sizes.
+    fn values(&self, measure: Measure) -> Vec<(Option<Aspect>, usize)> {
+        match measure.aspects() {
+            [] => self.sizes(measure).into_iter().map(|size| (None, size)).collect(),
+            aspects => aspects.iter().flat_map(|&a| a.sizes().iter().map(move |&size| (Some(a), size))).collect(),
+        }
+    }
+
     /// The sizes at which a measure is taken.
     pub(crate) fn sizes(&self, measure: Measure) -> Vec<usize> {
         match measure {
             Measure::Rtt | Measure::Stream if !self.sizes.is_empty() => self.sizes.clone(),
-            Measure::Rtt | Measure::Stream | Measure::Oneshot | Measure::Http1 => measure.sizes(self.quick).to_vec(),
+            _ => measure.sizes(self.quick).to_vec(),
         }
     }
 
@@ -150,25 +195,37 @@ impl Plan {
         let first = self.runtimes.first() == Some(&site.runtime);
         let here = |contender: &Contender| {
             // Two ends that spin by intent say nothing of one core.
+            // Counters of a ring; the processes in containers are out of sight.
+            let counted = match site.aspect {
+                Some(Aspect::Sleeps) => contender.is_shmbc(),
+                Some(Aspect::Calls) => *contender != Contender::Docker,
+                _ => true,
+            };
             let cores = site.placement != Placement::OneCore || !contender.is_limit();
-            site.measure.suits(*contender) && cores && (first || contender.has_runtime())
+            site.measure.suits(*contender) && counted && cores && (first || contender.has_runtime())
         };
         self.contenders.iter().copied().filter(here).collect()
     }
 
     /// One sample of a measure.
-    pub(crate) fn work(&self, &Site { measure, size, conns, .. }: &Site) -> Work {
+    pub(crate) fn work(&self, &Site { measure, size, conns, load, aspect, .. }: &Site) -> Work {
         let times = if self.quick {
             Times { warm: Duration::from_millis(20), run: Duration::from_millis(60) }
         } else {
             Times { warm: Duration::from_millis(100), run: Duration::from_millis(400) }
         };
         match measure {
+            Measure::Cpu if aspect == Some(Aspect::PerRequest) => Work::Rtt { size, times },
+            Measure::Cpu => Work::Stream { size, times },
+            Measure::Idle => Work::Hold { conns: conns.unwrap_or(1) },
             Measure::Rtt => Work::Rtt { size, times },
             Measure::Stream => Work::Stream { size, times },
             // Thousands of connections in TIME_WAIT slow `connect` itself down, so they are few, in both kinds of run.
             Measure::Oneshot => Work::Oneshot { size, batch: 50, batches: 6 },
             Measure::Http1 => Work::Http1 { size, conns: conns.unwrap_or(1), times },
+            Measure::Grpc => Work::Grpc { size, conns: conns.unwrap_or(1), times },
+            Measure::Upgrade => Work::Upgrade { connections: if self.quick { 50 } else { 500 } },
+            Measure::Loads => Work::Loads { size, load: load.unwrap_or(Load::Connections), times },
         }
     }
 

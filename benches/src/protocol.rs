@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::names::{Contender, Runtime};
+use crate::names::{Contender, Load, Runtime};
 
 /// The first line to a worker: who it is for the whole run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -94,10 +94,20 @@ pub(crate) enum Work {
     Oneshot { size: usize, batch: usize, batches: usize },
     /// HTTP/1.1 requests with answers of `size` bytes, one at a time on each connection.
     Http1 { size: usize, conns: u32, times: Times },
+    /// gRPC calls with `size` bytes each way, one at a time on each connection.
+    Grpc { size: usize, conns: u32, times: Times },
+    /// So many connections are made and stay after the sample, for as long as the processes live.
+    Hold { conns: u32 },
+    /// So many connections are made and then wait; with those that others hold they are `all`, and took no memory `before`.
+    Idle { conns: u32, all: u32, before: i64 },
+    /// So many connections are upgraded, one after the other.
+    Upgrade { connections: u32 },
+    /// Messages of `size` bytes back and forth under a load.
+    Loads { size: usize, load: Load, times: Times },
 }
 
 /// How long a sample lasts.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Times {
     /// Work that is not counted: caches, windows and waiting policies settle.
     pub(crate) warm: Duration,
@@ -116,6 +126,9 @@ pub(crate) struct Outcome {
     pub(crate) p99: Option<f64>,
     /// The 99.9th percentile, where the measure has one.
     pub(crate) p999: Option<f64>,
+    /// CPU time of this process, ns, and how often one of its threads has gone to sleep.
+    pub(crate) cpu: u64,
+    pub(crate) sleeps: u64,
     /// Payload bytes that the client sent, or that the server received: they must be equal.
     pub(crate) bytes: u64,
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::names::{Contender, Measure, Placement, Runtime};
+use crate::names::{Aspect, Contender, Load, Measure, Placement, Runtime};
 use crate::stats::Cell;
 
 /// Which cell a value belongs to; sorted as it is printed.
@@ -14,7 +14,11 @@ pub(crate) struct Key {
     pub(crate) runtime: Option<Runtime>,
     /// Connections at once, where the measure varies them.
     pub(crate) conns: Option<u32>,
+    /// What else wanted the CPUs, where the measure varies it.
+    pub(crate) load: Option<Load>,
     pub(crate) size: usize,
+    /// Of a measure that has several values, which.
+    pub(crate) aspect: Option<Aspect>,
     pub(crate) contender: Contender,
 }
 
@@ -22,7 +26,14 @@ impl Key {
     /// A cell of a measure with one connection, in the current-thread runtime if in any.
     pub(crate) const fn new(measure: Measure, placement: Placement, size: usize, contender: Contender) -> Self {
         let runtime = if contender.has_runtime() { Some(Runtime::Current) } else { None };
-        Self { measure, placement, runtime, conns: None, size, contender }
+        Self { measure, placement, runtime, conns: None, load: None, size, aspect: None, contender }
+    }
+}
+
+impl Key {
+    /// The unit of its values.
+    pub(crate) fn unit(&self) -> &'static str {
+        self.aspect.map_or_else(|| self.measure.unit(), Aspect::unit)
     }
 }
 

@@ -7,7 +7,9 @@ use std::io::{self, BufRead, Write};
 use std::sync::Arc;
 
 use nix::sys::prctl;
+use nix::sys::resource::{Resource, UsageWho, getrusage, setrlimit};
 use nix::sys::signal::Signal;
+use nix::sys::time::TimeValLike;
 use tokio::runtime;
 
 use crate::measure;
@@ -50,11 +52,22 @@ fn set_up(start: &Start) -> Result<runtime::Runtime, String> {
     placement::pin(&start.cpus).map_err(|e| format!("cannot pin to CPUs {:?}: {e}", start.cpus))?;
     // Not left behind, even if the run is killed in the middle of a sample.
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(|e| format!("prctl: {e}"))?;
+    raise_descriptors();
     let mut builder = match start.runtime {
         Runtime::Current => runtime::Builder::new_current_thread(),
         Runtime::Multi => runtime::Builder::new_multi_thread(),
     };
     builder.enable_all().build().map_err(|e| format!("cannot start a runtime: {e}"))
+}
+
+/// As many descriptors as `idle` needs, where this process has the right to; else as many as it may have.
+pub(crate) fn raise_descriptors() {
+    const MANY: u64 = 100_000;
+    if setrlimit(Resource::RLIMIT_NOFILE, MANY, MANY).is_err()
+        && let Ok((_, hard)) = nix::sys::resource::getrlimit(Resource::RLIMIT_NOFILE)
+    {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
 }
 
 fn answer(runtime: &runtime::Runtime, root: bool, place: &Arc<Place>, request: Request) -> Result<Reply, String> {
@@ -64,13 +77,24 @@ fn answer(runtime: &runtime::Runtime, root: bool, place: &Arc<Place>, request: R
         Request::Serve { contenders, work } => measure::serve(contenders, work, Arc::clone(place), announce),
         Request::Run { contenders, addresses, work } => measure::run(contenders, addresses, work, Arc::clone(place)),
     };
+    let before = usage();
     let outcome: io::Result<Outcome> = if root {
         runtime.block_on(future)
     } else {
         // As in a program: servers and clients are spawned tasks, and waking one costs what it costs there.
         runtime.block_on(async { runtime.spawn(future).await.map_err(io::Error::other)? })
     };
+    let after = usage();
+    let outcome = outcome.map(|outcome| Outcome { cpu: after.0 - before.0, sleeps: after.1 - before.1, ..outcome });
     outcome.map(Reply::Done).map_err(|e| e.to_string())
+}
+
+/// CPU time of this process so far, ns, and how often its threads have gone to sleep.
+fn usage() -> (u64, u64) {
+    getrusage(UsageWho::RUSAGE_SELF).map_or((0, 0), |usage| {
+        let time = (usage.user_time() + usage.system_time()).num_microseconds();
+        (time as u64 * 1000, usage.voluntary_context_switches() as u64)
+    })
 }
 
 fn announce(addresses: Vec<String>) -> io::Result<()> {

@@ -6,6 +6,8 @@
 //!                       time, Close       Decline, Close, time, no memory: Refuse who is left, Release the block
 //! ```
 //!
+//! Between the grant and `Ready` a block of the hugetlb pool is sealed, when both ends have said `Mapped`.
+//!
 //! The hub calls it under its lock and carries the decisions out in their order. A `Go` is decided only after two `Ready`, and
 //! every `Grant` is followed by exactly one `Release`.
 
@@ -15,7 +17,9 @@ use shmbc::control::message::{Decline, Refusal};
 
 use crate::policy;
 use crate::quota::{ClientKey, Limits, Quota};
-use crate::table::connections::{Connection, ConnectionId, Connections, End, EndKey, Gone, Phase, Scope, SessionId};
+use crate::table::connections::{
+    Answer, Connection, ConnectionId, Connections, End, EndKey, Gone, Phase, Scope, SessionId,
+};
 use crate::table::containers::Containers;
 use crate::twin::{Twin, twin};
 
@@ -25,6 +29,9 @@ pub(crate) enum Decision {
     /// Make a block for this connection and send each end (A, then B) its grant; tell [`Broker::grant_failed`] if
     /// that cannot be done.
     Grant(ConnectionId, [EndKey; 2]),
+    /// Both ends have mapped the block and not touched it: seal it and tell them, or tell [`Broker::tampered`]. Nothing to do
+    /// for a block that was sealed when it was made.
+    Seal(ConnectionId, [EndKey; 2]),
     /// Tell this end to go.
     Go(EndKey),
     /// Tell this end that it stays on TCP.
@@ -152,16 +159,30 @@ impl Broker {
         decisions.push(Decision::Grant(id, ends));
     }
 
-    /// An end has mapped its block.
+    /// An end has mapped its block, which is to be sealed before it is ready.
+    pub(crate) fn mapped(&mut self, end: EndKey) -> Vec<Decision> {
+        let Some((id, Phase::Granted(mut answers), side)) = self.look_up(end) else { return Vec::new() };
+        if answers[side] != Answer::None {
+            return Vec::new();
+        }
+        answers[side] = Answer::Mapped;
+        self.table.set_phase(id, Phase::Granted(answers));
+        match self.table.get(id).map(|row| row.ends.as_slice()) {
+            Some([a, b]) if answers == [Answer::Mapped; 2] => vec![Decision::Seal(id, [a.key, b.key])],
+            _ => Vec::new(),
+        }
+    }
+
+    /// An end is ready.
     pub(crate) fn ready(&mut self, end: EndKey) -> Vec<Decision> {
-        let Some((id, Phase::Granted(mut ready), side)) = self.look_up(end) else { return Vec::new() };
-        ready[side] = true;
-        if ready == [true; 2] {
+        let Some((id, Phase::Granted(mut answers), side)) = self.look_up(end) else { return Vec::new() };
+        answers[side] = Answer::Ready;
+        if answers == [Answer::Ready; 2] {
             self.table.set_phase(id, Phase::Established([None; 2]));
             let ends = self.table.get(id).into_iter().flat_map(|row| &row.ends);
             return ends.map(|end| Decision::Go(end.key)).collect();
         }
-        self.table.set_phase(id, Phase::Granted(ready));
+        self.table.set_phase(id, Phase::Granted(answers));
         Vec::new()
     }
 
@@ -221,6 +242,18 @@ impl Broker {
         let mut decisions = Vec::new();
         self.refuse(id, None, Refusal::OutOfResources, &mut decisions);
         decisions
+    }
+
+    /// An end changed the block before it was sealed. Nobody knows which.
+    pub(crate) fn tampered(&mut self, id: ConnectionId) -> Vec<Decision> {
+        let mut decisions = Vec::new();
+        self.refuse(id, None, Refusal::Tampered, &mut decisions);
+        decisions
+    }
+
+    /// Whether this connection waits for its ends to answer a grant.
+    pub(crate) fn is_granted(&self, id: ConnectionId) -> bool {
+        self.table.get(id).is_some_and(|row| matches!(row.phase, Phase::Granted(_)))
     }
 
     /// Refuses whatever has waited too long.

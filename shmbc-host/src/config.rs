@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use shmbc::layout::BadCapacity;
 
+use crate::huge_pages::HugePages;
 use crate::quota::Limits;
 
 /// Four times a usual second-level cache: a ring that large is as fast as memcpy, a smaller one a quarter of that
@@ -43,9 +44,8 @@ pub struct HostConfig {
     pub docker: Docker,
     /// Capacity of each direction's ring, in bytes; a power of two. Default 4 MiB.
     pub ring_capacity: u64,
-    /// Whether connections ask for transparent huge pages. Faster for bulk on some machines, and then each connection takes at least
-    /// one of 2 MiB for each direction that has moved a byte. Default no.
-    pub huge_pages: bool,
+    /// Whether connections are on huge pages, and on which. Default [`HugePages::Off`].
+    pub huge_pages: HugePages,
     /// Fresh blocks kept ready. Default 32.
     pub stock: usize,
     /// How long a lone offer waits for its twin. Default 2 s.
@@ -63,7 +63,7 @@ impl HostConfig {
             socket: socket.into(),
             docker: Docker::Auto,
             ring_capacity: RING_CAPACITY,
-            huge_pages: false,
+            huge_pages: HugePages::Off,
             stock: STOCK,
             twin_timeout: TWIN_TIMEOUT,
             ready_timeout: READY_TIMEOUT,

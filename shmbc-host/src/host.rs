@@ -11,8 +11,10 @@ use tracing::info;
 use crate::config::{HostConfig, HostError};
 use crate::docker;
 use crate::hub::{Counts, Hub};
+use crate::huge_pages::HugePages;
+use crate::hugetlb::{self, Maker};
 use crate::numa;
-use crate::pool::{self, Pool};
+use crate::pool::Pool;
 use crate::server::{self, Listener};
 
 /// Containers that the Docker watcher may be asked to look at, at once. More are found by its next list.
@@ -39,13 +41,12 @@ impl Host {
     /// [`HostError`] says what stands in the way, and what to do.
     pub async fn start(config: HostConfig) -> Result<Self, HostError> {
         let sizes = Sizes::new([config.ring_capacity; 2])?;
-        if config.huge_pages {
-            pool::tell_whether_huge_pages_are_there();
-        }
+        config.huge_pages.tell_whether_there_are_some();
         let (pool, taken_back) = Pool::new(sizes, config.stock);
         pool.fill().map_err(HostError::io("making the first blocks"))?;
         let (asks, asked) = mpsc::channel(ASKS);
-        let hub = Arc::new(Hub::new(&config, sizes, Arc::clone(&pool), asks));
+        let (maker, orders) = (config.huge_pages == HugePages::Hugetlb).then(Maker::new).unzip();
+        let hub = Arc::new(Hub::new(&config, sizes, Arc::clone(&pool), maker, asks));
         hub.learn_own();
         let listener = Listener::bind(&config.socket)?;
         let socket = listener.path().to_owned();
@@ -56,12 +57,13 @@ impl Host {
             let hub = Arc::clone(&hub);
             async move { hub.keep_deadlines().await }
         };
-        let helpers = vec![
+        let mut helpers = vec![
             tokio::spawn(pool.keep(taken_back)),
             tokio::spawn(clock),
             tokio::spawn(numa::keep(Arc::clone(&hub))),
             tokio::spawn(docker::watch(config.docker, Arc::clone(&hub), asked)),
         ];
+        helpers.extend(orders.map(|orders| tokio::spawn(hugetlb::keep(Arc::clone(&hub), orders))));
         let server = tokio::spawn(server::serve(listener, Arc::clone(&hub), stopping));
         Ok(Self { hub, socket, stop, server: Some(server), helpers })
     }

@@ -13,17 +13,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use shmbc::block::Block;
-use shmbc::control::message::{Decline, End as EndName, Grant, Identity, LocalEntry, Offer, Refusal, ToClient};
+use shmbc::block::{self, Block};
+use shmbc::control::message::{Decline, End as EndName, Grant, Identity, LocalEntry, Offer, Pages, Refusal, ToClient};
 use shmbc::doorbell;
 use shmbc::layout::{Direction, Sizes};
 use shmbc::link::SwitchToken;
+use shmbc::sys::Node;
 use tokio::sync::{Notify, mpsc, watch};
 use tracing::{debug, warn};
 
 pub use self::report::Counts;
 use crate::broker::{Broker, Decision, Release, Rules};
 use crate::config::HostConfig;
+use crate::huge_pages::HugePages;
+use crate::hugetlb::{Maker, Order};
 use crate::identity::Client;
 use crate::numa::{self, Home, Move, Topology};
 use crate::pool::Pool;
@@ -56,8 +59,10 @@ pub(crate) struct Hub {
     pub(crate) own: Own,
     pub(crate) topology: Topology,
     sizes: Sizes,
-    huge_pages: bool,
+    huge_pages: HugePages,
     pool: Arc<Pool>,
+    /// Where blocks are on pages of the hugetlb pool.
+    maker: Option<Maker>,
     state: Mutex<State>,
     locality: watch::Sender<Arc<Vec<LocalEntry>>>,
     deadline: Notify,
@@ -69,12 +74,18 @@ pub(crate) struct Hub {
 
 impl Hub {
     /// `asks` takes ids of containers that the Docker watcher should look at now.
-    pub(crate) fn new(config: &HostConfig, sizes: Sizes, pool: Arc<Pool>, asks: mpsc::Sender<String>) -> Self {
+    pub(crate) fn new(
+        config: &HostConfig,
+        sizes: Sizes,
+        pool: Arc<Pool>,
+        maker: Option<Maker>,
+        asks: mpsc::Sender<String>,
+    ) -> Self {
         let own = Own::look();
         let rules = Rules {
             twin_timeout: config.twin_timeout,
             ready_timeout: config.ready_timeout,
-            block_bytes: sizes.block_len() as u64,
+            block_bytes: if maker.is_some() { block::huge_len(sizes) } else { sizes.block_len() } as u64,
             limits: config.limits,
             own: own.scope,
         };
@@ -92,6 +103,7 @@ impl Hub {
             sizes,
             huge_pages: config.huge_pages,
             pool,
+            maker,
             state: Mutex::new(state),
             locality: watch::Sender::new(Arc::default()),
             deadline: Notify::new(),
@@ -201,6 +213,10 @@ impl Hub {
         }
     }
 
+    pub(crate) fn mapped(&self, end: EndKey) {
+        self.decide(|broker| broker.mapped(end));
+    }
+
     pub(crate) fn ready(&self, end: EndKey) {
         self.decide(|broker| broker.ready(end));
     }
@@ -216,7 +232,9 @@ impl Hub {
     /// Rings that are to follow their consumers to another NUMA node, at most `most`.
     pub(crate) fn moves(&self, most: usize) -> Vec<Move> {
         let mut state = self.state();
-        let rings = state.blocks.values_mut().flat_map(|Held { block, homes }| {
+        // Those on huge pages stay: nobody can map them again to move them.
+        let movable = state.blocks.values_mut().filter(|held| !held.block.is_huge());
+        let rings = movable.flat_map(|Held { block, homes }| {
             Direction::BOTH.into_iter().zip(homes).map(|(direction, home)| (&*block, direction, home))
         });
         let moves = rings.filter_map(|(block, direction, home)| {
@@ -255,12 +273,10 @@ impl Hub {
             match decision {
                 Decision::Grant(id, ends) => {
                     if let Err(error) = self.grant(state, id, ends) {
-                        warn!(%error, "no block or doorbell could be made for a connection; it stays on TCP");
-                        // Ends in refusals and a release, never in another grant.
-                        let decisions = state.broker.grant_failed(id);
-                        self.carry_out(state, decisions);
+                        self.not_granted(state, id, &error);
                     }
                 }
+                Decision::Seal(id, ends) => self.seal(state, id, ends),
                 Decision::Go(end) => state.tell(end, &ToClient::Go(end.offer)),
                 Decision::Refuse(end, refusal) => state.tell(end, &ToClient::Refused(end.offer, refusal)),
                 Decision::Release(id, how) => {
@@ -282,28 +298,84 @@ impl Hub {
     }
 
     fn grant(&self, state: &mut State, id: ConnectionId, ends: [EndKey; 2]) -> io::Result<()> {
-        let mut random = [[0; SwitchToken::LEN]; 2];
-        getrandom::fill(random.as_flattened_mut()).map_err(io::Error::other)?;
-        let tokens = random.map(SwitchToken::from_bytes);
-        let (ringers, waiters) = {
-            let ((ringer_a, waiter_b), (ringer_b, waiter_a)) = (doorbell::pair()?, doorbell::pair()?);
-            ([ringer_a, ringer_b], [waiter_a, waiter_b])
-        };
         let Some(row) = state.broker.table.get(id) else { return Ok(()) };
-        let clients: Vec<_> = row.ends.iter().map(|end| Arc::clone(&end.client)).collect();
-        let mut nodes = row.ends.iter().map(|end| self.topology.node(end.cpu.into()));
+        let mut nodes = [0, 1].map(|side| self.topology.node(row.ends[side].cpu.into()));
         // Each ring belongs with the end that reads it: the first with B.
-        let mut homes = [Home::new(nodes.next().flatten()), Home::new(nodes.next().flatten())];
-        homes.reverse();
+        nodes.reverse();
+        if self.maker.as_ref().is_some_and(|maker| maker.order(Order { id, ends, nodes, sizes: self.sizes })) {
+            return Ok(());
+        }
+        self.grant_ordinary(state, id, ends, nodes)
+    }
+
+    /// What has become of an order. A connection that could not have huge pages has ordinary ones.
+    pub(crate) fn delivered(&self, Order { id, ends, nodes, .. }: Order, block: Option<Block>) {
+        let mut state = self.state();
+        if !state.broker.is_granted(id) {
+            return;
+        }
+        let granted = match block {
+            Some(block) => self.hand_out(&mut state, id, ends, self.pool.adopt(block), nodes),
+            None => self.grant_ordinary(&mut state, id, ends, nodes),
+        };
+        if let Err(error) = granted {
+            self.not_granted(&mut state, id, &error);
+        }
+    }
+
+    /// Where blocks on huge pages are ordered.
+    pub(crate) const fn maker(&self) -> Option<&Maker> {
+        self.maker.as_ref()
+    }
+
+    /// Whether somebody still waits for this order.
+    pub(crate) fn wants(&self, order: &Order) -> bool {
+        self.state().broker.is_granted(order.id)
+    }
+
+    fn not_granted(&self, state: &mut State, id: ConnectionId, error: &io::Error) {
+        warn!(%error, "no block or doorbell could be made for a connection; it stays on TCP");
+        // Ends in refusals and a release, never in another grant.
+        let decisions = state.broker.grant_failed(id);
+        self.carry_out(state, decisions);
+    }
+
+    fn grant_ordinary(
+        &self,
+        state: &mut State,
+        id: ConnectionId,
+        ends: [EndKey; 2],
+        nodes: [Option<Node>; 2],
+    ) -> io::Result<()> {
         let block = self.pool.take()?;
-        for (direction, home) in Direction::BOTH.into_iter().zip(&homes) {
-            if let Some(node) = home.node() {
+        for (direction, node) in Direction::BOTH.into_iter().zip(nodes) {
+            if let Some(node) = node {
                 numa::settle(&block, direction, node);
             }
         }
-        let copies = block.as_fd().try_clone_to_owned().and_then(|a| Ok([a, block.as_fd().try_clone_to_owned()?]));
-        let copies = match copies {
-            Ok(copies) => copies,
+        self.hand_out(state, id, ends, block, nodes)
+    }
+
+    /// Gives each end its half of a connection on this block.
+    fn hand_out(
+        &self,
+        state: &mut State,
+        id: ConnectionId,
+        ends: [EndKey; 2],
+        block: Arc<Block>,
+        nodes: [Option<Node>; 2],
+    ) -> io::Result<()> {
+        let Some(row) = state.broker.table.get(id) else { return Ok(()) };
+        let clients: Vec<_> = row.ends.iter().map(|end| Arc::clone(&end.client)).collect();
+        let made = (|| {
+            let mut random = [[0; SwitchToken::LEN]; 2];
+            getrandom::fill(random.as_flattened_mut()).map_err(io::Error::other)?;
+            let ((ringer_a, waiter_b), (ringer_b, waiter_a)) = (doorbell::pair()?, doorbell::pair()?);
+            let copies = [block.as_fd().try_clone_to_owned()?, block.as_fd().try_clone_to_owned()?];
+            Ok((random.map(SwitchToken::from_bytes), [ringer_a, ringer_b], [waiter_a, waiter_b], copies))
+        })();
+        let (tokens, ringers, waiters, copies) = match made {
+            Ok(made) => made,
             Err(error) => {
                 self.pool.reclaim(block);
                 return Err(error);
@@ -311,22 +383,40 @@ impl Hub {
         };
         let capacity = [self.sizes.capacity(Direction::AToB), self.sizes.capacity(Direction::BToA)];
         let halves = copies.into_iter().zip(ringers).zip(waiters);
-        for (side, ((block, ringer), waiter)) in halves.enumerate() {
+        for (side, ((copy, ringer), waiter)) in halves.enumerate() {
             let grant = Grant {
                 id: ends[side].offer,
                 end: [EndName::A, EndName::B][side],
                 capacity,
                 send_token: tokens[side],
                 receive_token: tokens[1 - side],
-                huge_pages: self.huge_pages,
+                pages: if block.is_huge() { Pages::Hugetlb } else { self.huge_pages.of_ordinary_blocks() },
                 peer: identity(&state.containers, &clients[1 - side]),
             };
             if let Some((_, outbox)) = state.sessions.get(&ends[side].session) {
-                outbox.put(&ToClient::Grant(grant), Some(GrantFds { block, ringer, waiter }));
+                outbox.put(&ToClient::Grant(grant), Some(GrantFds { block: copy, ringer, waiter }));
             }
         }
-        state.blocks.insert(id, Held { block, homes });
+        state.blocks.insert(id, Held { block, homes: nodes.map(Home::new) });
         Ok(())
+    }
+
+    /// Both ends have mapped the block: makes it theirs, if it is still what was given to them.
+    fn seal(&self, state: &mut State, id: ConnectionId, ends: [EndKey; 2]) {
+        let Some(Held { block, .. }) = state.blocks.get(&id) else { return };
+        // Others were sealed when they were made, and nobody has asked for this.
+        if !block.is_huge() {
+            return;
+        }
+        if let Err(error) = block.seal() {
+            let of = |end: &EndKey| state.sessions.get(&end.session).map(|(client, _)| client.pid);
+            warn!(%error, pids = ?ends.each_ref().map(of), "one of these changed a block before it was sealed; they stay on TCP");
+            let decisions = state.broker.tampered(id);
+            return self.carry_out(state, decisions);
+        }
+        for end in ends {
+            state.tell(end, &ToClient::Sealed(end.offer));
+        }
     }
 }
 

@@ -109,11 +109,6 @@ impl Home {
         Self { node, visited: None, looks: 0, patience: LOOKS, consumed: 0 }
     }
 
-    /// Where the ring is.
-    pub(crate) const fn node(&self) -> Option<Node> {
-        self.node
-    }
-
     /// A look at the consumer: on which node it says it is, and how many bytes it has taken. Returns where the ring is to go.
     pub(crate) fn look(&mut self, node: Option<Node>, consumed: u64) -> Option<Node> {
         let moves_bytes = std::mem::replace(&mut self.consumed, consumed) != consumed;

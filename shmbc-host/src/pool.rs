@@ -5,25 +5,13 @@
 //! keeper's, a task of its own whose system calls run on a thread that may wait.
 
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use shmbc::block::Block;
 use shmbc::layout::Sizes;
 use tokio::sync::{Notify, mpsc};
 use tracing::warn;
-
-/// Where Linux says whether shared memory may have huge pages, the chosen word in brackets.
-const HUGE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
-
-/// Says once when huge pages are wished and the kernel has none for shared memory: blocks are then on ordinary ones.
-pub(crate) fn tell_whether_huge_pages_are_there() {
-    let setting = std::fs::read_to_string(HUGE_PAGES).unwrap_or_default();
-    if !["[always]", "[within_size]", "[advise]", "[force]"].iter().any(|word| setting.contains(word)) {
-        let setting = setting.trim();
-        warn!(setting, "no huge pages for shared memory: write \"advise\" to {HUGE_PAGES}; ordinary ones are used");
-    }
-}
 
 /// The pool.
 #[derive(Debug)]
@@ -34,13 +22,15 @@ pub(crate) struct Pool {
     low: Notify,
     used: mpsc::UnboundedSender<Arc<Block>>,
     out: AtomicUsize,
+    out_bytes: AtomicU64,
 }
 
 impl Pool {
     /// An empty pool, and what its keeper needs. Unbounded, but for the number of blocks that are out.
     pub(crate) fn new(sizes: Sizes, target: usize) -> (Arc<Self>, mpsc::UnboundedReceiver<Arc<Block>>) {
         let (used, taken_back) = mpsc::unbounded_channel();
-        let pool = Self { sizes, target, stock: Mutex::default(), low: Notify::new(), used, out: AtomicUsize::new(0) };
+        let (out, out_bytes) = (AtomicUsize::new(0), AtomicU64::new(0));
+        let pool = Self { sizes, target, stock: Mutex::default(), low: Notify::new(), used, out, out_bytes };
         (Arc::new(pool), taken_back)
     }
 
@@ -52,9 +42,19 @@ impl Pool {
     pub(crate) fn take(&self) -> io::Result<Arc<Block>> {
         let ready = self.stock().pop();
         self.low.notify_one();
-        let block = ready.map_or_else(|| Block::create(self.sizes), Ok)?;
+        Ok(self.adopt(ready.map_or_else(|| Block::create(self.sizes), Ok)?))
+    }
+
+    /// A block that was made elsewhere is out, too.
+    pub(crate) fn adopt(&self, block: Block) -> Arc<Block> {
         self.out.fetch_add(1, Ordering::Relaxed);
-        Ok(Arc::new(block))
+        self.out_bytes.fetch_add(block.len() as u64, Ordering::Relaxed);
+        Arc::new(block)
+    }
+
+    fn back(&self, block: &Block) {
+        self.out_bytes.fetch_sub(block.len() as u64, Ordering::Relaxed);
+        self.out.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Takes the memory of a block back, whoever still maps it.
@@ -67,13 +67,17 @@ impl Pool {
 
     /// Lets go of a block whose ends may still use it.
     pub(crate) fn let_go(&self, block: Arc<Block>) {
-        drop(block);
-        self.out.fetch_sub(1, Ordering::Relaxed);
+        self.back(&block);
     }
 
     /// Blocks that are with connections, or not yet taken back.
     pub(crate) fn out(&self) -> usize {
         self.out.load(Ordering::Relaxed)
+    }
+
+    /// Size of those blocks, touched or not.
+    pub(crate) fn out_bytes(&self) -> u64 {
+        self.out_bytes.load(Ordering::Relaxed)
     }
 
     /// Keeps the stock up and takes used blocks back, until dropped.
@@ -104,10 +108,14 @@ impl Pool {
     }
 
     fn punch(&self, block: &Block) {
-        if let Err(error) = block.reclaim() {
-            warn!(%error, "a block's memory could not be taken back; the kernel frees it with its last mapping");
+        match block.reclaim() {
+            // A sealed block on huge pages cannot be punched: they are free when both ends have unmapped it.
+            Err(error) if !block.is_huge() => {
+                warn!(%error, "a block's memory could not be taken back; the kernel frees it with its last mapping");
+            }
+            _ => {}
         }
-        self.out.fetch_sub(1, Ordering::Relaxed);
+        self.back(block);
     }
 
     /// Makes the stock full.

@@ -196,6 +196,7 @@ impl Session {
         match message {
             ToHost::Hello { .. } => return Err(End::HelloAgain),
             ToHost::Offer(offer) => self.offer(offer).await?,
+            ToHost::Mapped(id) => self.hub.mapped(end(id)),
             ToHost::Ready(id) => self.hub.ready(end(id)),
             ToHost::Decline(id, why) => self.hub.decline(end(id), why),
             ToHost::Close(id) => self.hub.close(end(id)),

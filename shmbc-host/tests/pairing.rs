@@ -230,7 +230,7 @@ async fn client_when_it_repeats_itself_or_speaks_of_nothing_is_ignored() {
 async fn client_when_over_its_quota_is_told_in_a_sentence() {
     let service = start_with(|config| {
         config.limits.connections = 2;
-        config.limits.block_bytes = 4 * (4096 + (128 << 10));
+        config.limits.block_bytes = 4 * (2 * 4096 + (128 << 10));
     })
     .await;
     let client = service.client().await;
@@ -311,7 +311,7 @@ async fn tables_when_listed_show_states_ends_bytes_and_reasons() {
     }
     assert_eq!(rows.len(), 6);
     assert_eq!(rows[0].state, ConnectionState::Granted);
-    assert_eq!(rows[0].block, 4096 + (128 << 10));
+    assert_eq!(rows[0].block, 2 * 4096 + (128 << 10));
     assert_eq!(rows[0].ends[0].local, left.local_addr().unwrap());
     assert_eq!(rows[0].ends[1].local, right.local_addr().unwrap());
     assert_eq!(rows[0].ends[0].pid, std::process::id() as i32);

@@ -33,9 +33,6 @@ use bells::Listen;
 use leaving::Leaving;
 use talk::Talk;
 
-/// How long a writer that sleeps on the full ring of a half-closed peer waits before it probes again.
-const PROBE_AGAIN: Duration = Duration::from_secs(1);
-
 /// The part of the agent that streams reach.
 #[derive(Debug)]
 struct Agent {
@@ -107,12 +104,13 @@ pub(crate) fn close_behind_token(socket: OwnedFd, left: usize) {
     }
 }
 
-/// Wakes whoever waits for this stream once, in a while. (A runtime's own timer may be switched off.)
-pub(crate) fn wake_later(upgrade: &Arc<Upgrade>) {
+/// Wakes whoever waits for this stream once, after so long, unless that has been ordered before. (A runtime's own timer may be
+/// switched off.)
+pub(crate) fn wake_later(upgrade: &Arc<Upgrade>, after: Duration) {
     if let Some(agent) = agent()
         && upgrade.order_wake()
     {
-        agent.send(Command::WakeAt(Instant::now() + PROBE_AGAIN, Arc::downgrade(upgrade)));
+        agent.send(Command::WakeAt(Instant::now() + after, Arc::downgrade(upgrade)));
     }
 }
 

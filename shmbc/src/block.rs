@@ -5,6 +5,8 @@
 //! [`verify`], which checks everything a mapping depends on before it maps. A block is used by one pair of
 //! processes once; nobody may read yesterday's bytes.
 
+mod huge;
+
 use std::collections::BTreeSet;
 use std::io;
 use std::ops::Range;
@@ -16,6 +18,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::statfs::fstatfs;
 use nix::unistd::{Whence, lseek};
 
+pub use self::huge::{HUGE_PAGE, Unsealed, huge_len};
 use crate::layout::{self, Direction, Sizes, Words};
 use crate::sync::Ordering;
 use crate::sys::{Mapping, Node};
@@ -34,8 +37,10 @@ const TMPFS_MAGIC: i64 = 0x0102_1994;
 #[derive(Debug)]
 pub struct Block {
     fd: OwnedFd,
+    /// Of the header; of the whole block if it is on huge pages, which cannot be mapped again once it is sealed.
     header: Mapping,
     sizes: Sizes,
+    huge: bool,
 }
 
 /// What the header of a block says about one direction. Written by the ends: claims, good for showing to people.
@@ -91,18 +96,23 @@ impl Block {
         // The header is touched by everybody: present from the start, charged to the host.
         fallocate(&fd, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, layout::HEADER as i64)?;
         let header = Mapping::of(fd.as_fd(), layout::HEADER)?;
-        header.word(layout::MAGIC_WORD).store(layout::MAGIC, Ordering::Relaxed);
-        header.word(layout::VERSION_WORD).store(layout::VERSION, Ordering::Relaxed);
-        for direction in Direction::BOTH {
-            let word = layout::CAPACITY_WORDS[direction.index()];
-            header.word(word).store(sizes.capacity(direction), Ordering::Relaxed);
-        }
-        Ok(Self { fd, header, sizes })
+        identify(&header, sizes);
+        Ok(Self { fd, header, sizes, huge: false })
     }
 
     /// Its sizes.
     pub const fn sizes(&self) -> Sizes {
         self.sizes
+    }
+
+    /// Bytes of memory it can take.
+    pub const fn len(&self) -> usize {
+        if self.huge { huge_len(self.sizes) } else { self.sizes.block_len() }
+    }
+
+    /// Never true: a block has at least a header.
+    pub const fn is_empty(&self) -> bool {
+        false
     }
 
     /// What the ends say about one direction.
@@ -127,10 +137,10 @@ impl Block {
     ///
     /// # Errors
     ///
-    /// Those of `fallocate(2)`.
+    /// Those of `fallocate(2)`; `EPERM` when it is on huge pages and sealed: the kernel takes those back with the last mapping.
     pub fn reclaim(&self) -> io::Result<()> {
         let punch = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        fallocate(&self.fd, punch, 0, self.sizes.block_len() as i64)?;
+        fallocate(&self.fd, punch, 0, self.len() as i64)?;
         Ok(())
     }
 
@@ -143,31 +153,38 @@ impl Block {
         Ok(nix::sys::stat::fstat(&self.fd)?.st_blocks as u64 * 512)
     }
 
-    /// Has the pages of `direction`'s ring lie on `node`, while it has room.
+    /// Has the pages that only `direction`'s ring has lie on `node`, while it has room.
     ///
     /// # Errors
     ///
     /// `EPERM` when a seccomp filter forbids it (Docker's does without `CAP_SYS_NICE`) and, for [`Pages::All`], without
     /// `CAP_SYS_NICE`, in which case nothing has been done; `EINVAL` for a node that is not there.
     pub fn place(&self, direction: Direction, node: Node, pages: Pages) -> io::Result<()> {
-        let ring = self.ring(direction);
-        let mapping = Mapping::of(self.fd.as_fd(), ring.end)?;
-        if pages == Pages::All {
-            // The kernel moves what the caller has mapped.
-            self.present(&ring)?.into_iter().try_for_each(|part| mapping.populate(part))?;
+        let mapping = Mapping::of(self.fd.as_fd(), self.sizes.block_len())?;
+        for piece in self.own_pieces(direction) {
+            if pages == Pages::All {
+                // The kernel moves what the caller has mapped.
+                self.present(&piece)?.into_iter().try_for_each(|part| mapping.populate(part))?;
+            }
+            mapping.prefer_node(piece, node, pages == Pages::All)?;
         }
-        mapping.prefer_node(ring, node, pages == Pages::All)
+        Ok(())
     }
 
-    /// The nodes on which pages of `direction`'s ring are, as far as a look at a few of them tells. Makes none.
+    /// The nodes on which pages that only `direction`'s ring has are, as far as a look at a few of them tells. Makes none.
     ///
     /// # Errors
     ///
     /// Those of `mmap(2)`, `lseek(2)` and `move_pages(2)`.
     pub fn nodes(&self, direction: Direction) -> io::Result<BTreeSet<Node>> {
-        let ring = self.ring(direction);
-        let mapping = Mapping::of(self.fd.as_fd(), ring.end)?;
-        let pages: Vec<_> = self.present(&ring)?.into_iter().flat_map(|part| part.step_by(layout::HEADER)).collect();
+        if self.huge {
+            return self.nodes_of_huge(direction);
+        }
+        let mapping = Mapping::of(self.fd.as_fd(), self.sizes.block_len())?;
+        let mut pages = Vec::new();
+        for piece in self.own_pieces(direction) {
+            pages.extend(self.present(&piece)?.into_iter().flat_map(|part| part.step_by(layout::HEADER)));
+        }
         let mut nodes = BTreeSet::new();
         for &at in pages.iter().step_by(pages.len().div_ceil(LOOKED_AT).max(1)) {
             let page = at..at + layout::HEADER;
@@ -177,9 +194,8 @@ impl Block {
         Ok(nodes)
     }
 
-    fn ring(&self, direction: Direction) -> Range<usize> {
-        let start = self.sizes.data(direction);
-        start..start + self.sizes.capacity(direction) as usize
+    fn own_pieces(&self, direction: Direction) -> impl Iterator<Item = Range<usize>> + use<> {
+        layout::own_pieces(direction, self.sizes.capacity(direction))
     }
 
     /// The parts of `range` that have pages.
@@ -207,17 +223,35 @@ impl AsFd for Block {
     }
 }
 
+/// Writes the words by which an end knows the block.
+fn identify(header: &Mapping, sizes: Sizes) {
+    header.word(layout::MAGIC_WORD).store(layout::MAGIC, Ordering::Relaxed);
+    header.word(layout::VERSION_WORD).store(layout::VERSION, Ordering::Relaxed);
+    for direction in Direction::BOTH {
+        let word = layout::CAPACITY_WORDS[direction.index()];
+        header.word(word).store(sizes.capacity(direction), Ordering::Relaxed);
+    }
+}
+
+/// Whether they are there.
+fn is_identified(mapping: &Mapping, sizes: Sizes) -> bool {
+    let is = |word, value| mapping.word(word).load(Ordering::Relaxed) == value;
+    is(layout::MAGIC_WORD, layout::MAGIC)
+        && is(layout::VERSION_WORD, layout::VERSION)
+        && Direction::BOTH.iter().all(|&d| is(layout::CAPACITY_WORDS[d.index()], sizes.capacity(d)))
+}
+
 /// Why a received descriptor was not mapped.
 #[derive(Debug, thiserror::Error)]
 pub enum BlockError {
     /// It lacks a seal.
-    #[error("block is not sealed against shrinking and growing (seals {found:#x})")]
+    #[error("block is not sealed as it must be (seals {found:#x})")]
     NotSealed {
         /// The seals it has.
         found: i32,
     },
-    /// It is not a memfd on ordinary pages.
-    #[error("block is not ordinary shared memory")]
+    /// It is not a memfd on the pages that were granted.
+    #[error("block is not shared memory of the kind that was granted")]
     NotSharedMemory,
     /// Its size is not what was granted.
     #[error("block has {found} bytes, {expected} were granted")]
@@ -225,6 +259,14 @@ pub enum BlockError {
         /// What `fstat` says.
         found: u64,
         /// What the grant says.
+        expected: u64,
+    },
+    /// It is on huge pages, and lacks some of them.
+    #[error("block has {found} bytes of huge pages instead of {expected}")]
+    Holes {
+        /// What `fstat` says.
+        found: u64,
+        /// All of it.
         expected: u64,
     },
     /// Its header is not one of this layout.
@@ -241,31 +283,27 @@ pub enum BlockError {
 ///
 /// [`BlockError`] says which check failed. `Io` with `ENOMEM` or `EMFILE`: this process has no room for a mapping.
 pub fn verify(fd: OwnedFd, sizes: Sizes) -> Result<Mapping, BlockError> {
-    let seals = match fcntl(&fd, FcntlArg::F_GET_SEALS) {
+    check(&fd, REQUIRED, TMPFS_MAGIC, sizes.block_len())?;
+    let mapping = Mapping::of(fd.as_fd(), sizes.block_len())?;
+    if is_identified(&mapping, sizes) { Ok(mapping) } else { Err(BlockError::Header) }
+}
+
+/// Everything that can be seen of a block without touching it: its seals, its file system, its length.
+fn check(fd: &OwnedFd, required: SealFlag, file_system: i64, len: usize) -> Result<(), BlockError> {
+    let seals = match fcntl(fd, FcntlArg::F_GET_SEALS) {
         Ok(seals) => SealFlag::from_bits_retain(seals),
         Err(Errno::EINVAL) => return Err(BlockError::NotSharedMemory),
         Err(e) => return Err(BlockError::Io(e.into())),
     };
-    if !seals.contains(REQUIRED) {
+    if !seals.contains(required) {
         return Err(BlockError::NotSealed { found: seals.bits() });
     }
-    if fstatfs(&fd).map_err(io::Error::from)?.filesystem_type().0 as i64 != TMPFS_MAGIC {
+    if fstatfs(fd).map_err(io::Error::from)?.filesystem_type().0 as i64 != file_system {
         return Err(BlockError::NotSharedMemory);
     }
-    let found = nix::sys::stat::fstat(&fd).map_err(io::Error::from)?.st_size as u64;
-    let expected = sizes.block_len() as u64;
-    if found != expected {
-        return Err(BlockError::Size { found, expected });
-    }
-    let mapping = Mapping::of(fd.as_fd(), sizes.block_len())?;
-    let is = |word, value| mapping.word(word).load(Ordering::Relaxed) == value;
-    let sound = is(layout::MAGIC_WORD, layout::MAGIC)
-        && is(layout::VERSION_WORD, layout::VERSION)
-        && Direction::BOTH.iter().all(|&d| is(layout::CAPACITY_WORDS[d.index()], sizes.capacity(d)));
-    if !sound {
-        return Err(BlockError::Header);
-    }
-    Ok(mapping)
+    let found = nix::sys::stat::fstat(fd).map_err(io::Error::from)?.st_size as u64;
+    let expected = len as u64;
+    if found != expected { Err(BlockError::Size { found, expected }) } else { Ok(()) }
 }
 
 #[cfg(test)]

@@ -7,10 +7,12 @@
 
 mod around;
 mod reading;
+mod rest;
 mod switch;
 mod writing;
 
 pub use around::Moved;
+use rest::Rest;
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -52,6 +54,7 @@ pub(crate) struct ReadSide {
     waiting: Waiting,
     pace: Pace,
     storm: Storm,
+    rest: Rest,
     /// An error that readiness met and the next read reports.
     error: Option<io::Error>,
     /// Readable until a read shows that it is not, as a socket is in a reactor: the last one from the ring did not show it, or

@@ -7,18 +7,25 @@
 //! 0        identification: magic, version, capacities                                  128 bytes
 //! 128      direction A to B: six cache lines of 128 bytes                              768 bytes
 //! 896      direction B to A: likewise                                                  768 bytes
-//! 4096     ring A to B, then ring B to A, each page aligned and a power of two long
+//! 4096     both rings, piece by piece, A to B and B to A by turns: the first 2048 bytes of each in one page,
+//!          2048 bytes of each in a page of its own, then 4096 of each, 8192, ... until each has its capacity
 //! ```
+//!
+//! A ring's first bytes are its hottest: a producer starts there again whenever it can. So they stand together: a connection of
+//! small messages takes two pages of memory and one page of each end's page table (rings of 4 MiB one behind the other: three and
+//! two).
 //!
 //! All words are `u64`, naturally aligned, each with exactly one writer, but for the two need-wakeup marks,
 //! which one side sets and the other takes, and the word in which one side switches unless the other forbids it. Words with different writers never share 128 bytes (two lines:
 //! processors fetch lines in pairs).
 
+use std::ops::Range;
+
 /// First word of every block: `SHMBC` and the byte order mark.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"SHMBC\0\x01\x02");
 
 /// Version of this layout.
-pub const VERSION: u64 = 1;
+pub const VERSION: u64 = 2;
 
 /// In [`Words::switched`]: the consumer has closed, no token may follow.
 pub const FORBIDDEN: u64 = u64::MAX;
@@ -31,6 +38,10 @@ pub const HEADER: usize = 4096;
 
 /// Smallest ring, in bytes: one page. (Two bytes where a model explores every interleaving.)
 pub const MIN_CAPACITY: u64 = if cfg!(loom) { 2 } else { 4096 };
+
+/// First piece of each ring, in bytes: half a page, so that both fit into one. (One byte where a model explores every
+/// interleaving.)
+pub const FIRST_PIECE: u64 = if cfg!(loom) { 1 } else { 2048 };
 
 /// Largest ring, in bytes. Bounds what a grant can make us map: two of these and the header.
 pub const MAX_CAPACITY: u64 = 1 << 30;
@@ -88,6 +99,8 @@ pub struct Words {
     pub tail: Word,
     /// Producer: the CPU it last published from, plus one; 0 = not yet known.
     pub producer_cpu: Word,
+    /// Producer: the byte number that stands at the ring's first byte. Changes only while the ring is empty, before the tail does.
+    pub origin: Word,
     /// 0; the number of bytes the producer sent by TCP before it switched, plus one; or [`FORBIDDEN`], if the consumer closed
     /// first. Whoever comes first sets it, once.
     pub switched: Word,
@@ -122,6 +135,7 @@ impl Words {
         Self {
             tail: Word::at(base),
             producer_cpu: Word::at(base + 8),
+            origin: Word::at(base + 16),
             switched: Word::at(base + LINE),
             half_closed: Word::at(base + LINE + 8),
             producer_doorbells: Word::at(base + LINE + 16),
@@ -143,10 +157,11 @@ impl Words {
     }
 
     /// All of them, for whoever walks the header (statistics, models).
-    pub const fn all(&self) -> [Word; 14] {
+    pub const fn all(&self) -> [Word; 15] {
         [
             self.tail,
             self.producer_cpu,
+            self.origin,
             self.switched,
             self.half_closed,
             self.producer_doorbells,
@@ -200,18 +215,38 @@ impl Sizes {
         self.capacity[direction.index()]
     }
 
-    /// Where `direction`'s ring begins, in bytes from the start of the block.
-    pub const fn data(&self, direction: Direction) -> usize {
-        match direction {
-            Direction::AToB => HEADER,
-            Direction::BToA => HEADER + self.capacity[0] as usize,
-        }
-    }
-
     /// Size of the whole block, in bytes.
     pub const fn block_len(&self) -> usize {
-        HEADER + self.capacity[0] as usize + self.capacity[1] as usize
+        let [a, b] = self.capacity;
+        HEADER + (PAGE + 2 * if a > b { a } else { b }) as usize
     }
+}
+
+/// Smallest page that Linux has. (Two bytes where a model explores every interleaving.)
+const PAGE: u64 = 2 * FIRST_PIECE;
+
+/// Those pieces of `direction`'s ring of `capacity` bytes that share no page with the other's, in bytes from the start of the block.
+pub fn own_pieces(direction: Direction, capacity: u64) -> impl Iterator<Item = Range<usize>> {
+    let doubling = std::iter::successors(Some(PAGE), |offset| Some(offset * 2));
+    std::iter::once(FIRST_PIECE).chain(doubling).take_while(move |&offset| offset < capacity).map(move |offset| {
+        let (start, len) = place(direction, offset);
+        start..start + len.max(PAGE as usize)
+    })
+}
+
+/// Where byte `offset` of `direction`'s ring stands, in bytes from the start of the block, and how many follow it in one piece.
+#[inline]
+pub const fn place(direction: Direction, offset: u64) -> (usize, usize) {
+    let behind = direction.index() as u64;
+    if offset < FIRST_PIECE {
+        return (HEADER + (behind * FIRST_PIECE + offset) as usize, (FIRST_PIECE - offset) as usize);
+    }
+    if offset < PAGE {
+        return (HEADER + ((1 + behind) * PAGE + offset - FIRST_PIECE) as usize, (PAGE - offset) as usize);
+    }
+    // The pieces before take a page and twice as many bytes as stand before this one in the ring.
+    let piece = 1 << offset.ilog2();
+    (HEADER + (PAGE + (1 + behind) * piece + offset) as usize, (2 * piece - offset) as usize)
 }
 
 #[cfg(test)]
@@ -223,8 +258,16 @@ mod tests {
         let mut lines = std::collections::HashMap::new();
         for direction in Direction::BOTH {
             let w = Words::of(direction);
-            let producer =
-                [w.tail, w.producer_cpu, w.switched, w.half_closed, w.producer_doorbells, w.producer_sleeps, w.full];
+            let producer = [
+                w.tail,
+                w.producer_cpu,
+                w.origin,
+                w.switched,
+                w.half_closed,
+                w.producer_doorbells,
+                w.producer_sleeps,
+                w.full,
+            ];
             let consumer = [w.head, w.consumer_cpu, w.consumer_doorbells, w.consumer_sleeps, w.empty];
             let owners = producer
                 .iter()
@@ -246,7 +289,27 @@ mod tests {
             assert_eq!(Sizes::new([bad, 4096]), Err(BadCapacity(bad)));
         }
         let sizes = Sizes::new([4096, 8192]).unwrap();
-        assert_eq!(sizes.block_len(), 4096 + 4096 + 8192);
-        assert_eq!(sizes.data(Direction::BToA), 8192);
+        assert_eq!(sizes.block_len(), 4096 + 4096 + 2 * 8192);
+    }
+
+    #[test]
+    fn rings_when_laid_out_share_no_byte_and_fill_the_block() {
+        let sizes = Sizes::new([1 << 16; 2]).unwrap();
+        let mut owners: Vec<Option<(Direction, u64)>> = vec![None; sizes.block_len()];
+        for direction in Direction::BOTH {
+            for offset in 0..sizes.capacity(direction) {
+                let (at, rest) = place(direction, offset);
+                assert!(at >= HEADER && rest > 0);
+                assert_eq!(place(direction, offset + rest as u64 - 1).0, at + rest - 1, "in one piece");
+                assert_eq!(owners[at].replace((direction, offset)), None, "{direction:?} {offset}");
+            }
+            for page in own_pieces(direction, sizes.capacity(direction)).flat_map(|piece| piece.step_by(4096)) {
+                let mut here = owners[page..page + 4096].iter().flatten();
+                assert!(page % 4096 == 0 && here.all(|&(owner, _)| owner == direction), "{direction:?} {page}");
+            }
+        }
+        let own = Direction::BOTH.into_iter().flat_map(|direction| own_pieces(direction, 1 << 16));
+        assert_eq!(own.map(|piece| piece.len()).sum::<usize>(), sizes.block_len() - HEADER - 4096);
+        assert!(owners[sizes.block_len() - 1].is_some());
     }
 }

@@ -1,4 +1,4 @@
-//! A limit of `stream`: bytes copied from one place to another, and nothing said about it.
+//! Limits of `stream`: bytes copied from one place to another, and nothing said about it.
 //!
 //! Done by the serving process alone; the connecting one has nothing to do.
 
@@ -10,7 +10,8 @@ use std::sync::{Barrier, Mutex};
 use std::thread;
 
 use super::Announce;
-use super::stream::{BUFFER, Rate};
+use super::stream::{BUFFER, Rate, writes_between_looks};
+use crate::names::Contender;
 use crate::placement;
 use crate::protocol::{Outcome, Place, Times, Work};
 
@@ -20,14 +21,36 @@ const SLOTS: usize = 4;
 const L2: usize = 1 << 20;
 
 /// Copies for as long as a sample lasts.
-pub(super) fn serve(work: Work, place: &Place, announce: Announce) -> io::Result<Outcome> {
+pub(super) fn serve(limit: Contender, work: Work, place: &Place, announce: Announce) -> io::Result<Outcome> {
     announce(vec!["none".into()])?;
-    let outcome = match work {
-        Work::Stream { size, times } => two(size, &place.cpus, times),
-        other => return Err(super::bare::unsuited(other)),
+    let outcome = match (limit, work) {
+        (Contender::Memcpy, Work::Stream { size, times }) => one(size, place.ring as usize, times),
+        (_, Work::Stream { size, times }) => two(size, &place.cpus, times),
+        (_, other) => return Err(super::bare::unsuited(other)),
     };
     // The other end has sent nothing, and what both say is compared.
     Ok(Outcome { bytes: 0, ..outcome })
+}
+
+/// One thread copies `size` bytes again and again to the next place of a buffer, as a producer does.
+fn one(size: usize, ring: usize, times: Times) -> Outcome {
+    // Not at the same offset in a page as the buffer: the C library copies such half as fast on some processors.
+    const ASIDE: usize = 512;
+    let message = vec![1_u8; ASIDE + size];
+    let mut buffer = vec![1_u8; ring.max(size)];
+    let mut rate = Rate::begin(times);
+    let mut at = 0;
+    while rate.goes_on() {
+        for _ in 0..writes_between_looks(size) {
+            if at + size > buffer.len() {
+                at = 0;
+            }
+            hint::black_box(&mut buffer)[at..at + size].copy_from_slice(hint::black_box(&message[ASIDE..]));
+            at += size;
+            rate.add(size);
+        }
+    }
+    rate.outcome()
 }
 
 /// One thread copies in, one out: writes of `size` bytes, reads of what a stream's reader reads.

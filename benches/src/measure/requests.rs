@@ -29,7 +29,8 @@ pub(super) async fn run<A: Asking>(connections: Vec<A>, size: usize, times: Time
         all.add(trips.histogram).map_err(io::Error::other)?;
     }
     let quantile = |q| Some(all.value_at_quantile(q) as f64);
-    Ok(Outcome { values: vec![vec![rate]], p50: quantile(0.5), p99: quantile(0.99), p999: quantile(0.999), bytes })
+    let (p50, p99, p999) = (quantile(0.5), quantile(0.99), quantile(0.999));
+    Ok(Outcome { values: vec![vec![rate]], p50, p99, p999, bytes, ..Outcome::default() })
 }
 
 async fn ask<A: Asking>(mut connection: A, mut trips: Trips, size: usize) -> io::Result<Trips> {

@@ -92,6 +92,11 @@ impl Trips {
         now - self.begin >= self.times.warm + self.times.run && !self.histogram.is_empty()
     }
 
+    /// The next one begins only now.
+    pub(super) fn again(&mut self) {
+        self.before = Instant::now();
+    }
+
     /// Counted round trips in a second.
     pub(super) fn rate(&self) -> f64 {
         self.histogram.len() as f64 / (self.before - self.begin - self.times.warm).as_secs_f64()

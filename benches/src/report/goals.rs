@@ -1,11 +1,11 @@
 //! What the project wants to reach, and whether this run did. Each goal is a line; none of them is an assertion.
 
-use crate::names::{Contender, Measure, Placement, Runtime};
+use crate::names::{Aspect, Contender, Measure, Placement, Runtime};
 use crate::plan::Plan;
 use crate::results::{Key, Results};
 use crate::stats::paired_ratio;
-use Contender::{Bridge, Iceoryx2Busy, Ring, ShmbcAdaptive, ShmbcFixed, ShmbcOff, Tcp, Uds};
-use Measure::{Http1, Oneshot, Rtt, Stream};
+use Contender::{Bridge, Iceoryx2Busy, Memcpy, Ring, ShmbcAdaptive, ShmbcFixed, ShmbcOff, Tcp, Uds};
+use Measure::{Cpu, Grpc, Http1, Idle, Oneshot, Rtt, Stream, Upgrade};
 use Placement::{OneCore, TwoCores};
 
 /// All placements, runtimes and sizes of a run, for goals that hold everywhere.
@@ -39,7 +39,7 @@ pub(super) fn lines(plan: &Plan, results: &Results) -> Vec<String> {
         judge.everywhere("wait off, two cores: never less than the Unix socket", Stream, ShmbcOff, |c| c == Uds),
         at_least("maximum throughput, two cores: 10x the bridge's", ratio(best, judge.most(Bridge)), 10.0),
         at_least("maximum throughput, two cores: 5x the Unix socket's", ratio(best, judge.most(Uds)), 5.0),
-        line("maximum throughput, two cores: 0.8x one memcpy or more", None),
+        at_least("maximum throughput, two cores: 0.8x one memcpy", ratio(best, judge.most(Memcpy)), 0.8),
         line("64 B writes, two cores: at least 15 M/s", writes.map(|m| (m >= 15.0, format!("{m:.1} M/s")))),
         judge.everywhere("each write size, two cores: above every contender", Stream, ShmbcAdaptive, |c| {
             !c.is_limit() && ![ShmbcOff, ShmbcAdaptive, ShmbcFixed].contains(&c)
@@ -63,6 +63,41 @@ pub(super) fn lines(plan: &Plan, results: &Results) -> Vec<String> {
             let goal = format!("HTTP/1.1, two cores, conns {conns}: {wanted}x {over}");
             lines.push(at_least(&goal, ratio(rate(ShmbcAdaptive), rate(over)), wanted));
         }
+    }
+    for conns in [1, 8, 64] {
+        let rate = |by| results.value(Key { conns: Some(conns), ..Key::new(Grpc, TwoCores, 1024, by) });
+        for (wanted, over) in [(3.0, Bridge), (2.0, Uds)] {
+            let goal = format!("gRPC, two cores, conns {conns}: {wanted}x {over}");
+            lines.push(at_least(&goal, ratio(rate(ShmbcAdaptive), rate(over)), wanted));
+        }
+    }
+    let upgrade = judge.value(Upgrade, TwoCores, 1, ShmbcAdaptive);
+    let goal = "offer to switch, two cores: at most 300 us";
+    lines.push(line(goal, upgrade.map(|ns| (ns <= 300_000.0, micros(ns)))));
+    let cpu = |aspect, size, by| results.value(Key { aspect: Some(aspect), ..Key::new(Cpu, TwoCores, size, by) });
+    let byte = |by| cpu(Aspect::PerByte, 64 << 10, by);
+    lines.push(at_most(
+        "CPU time of a byte, two cores, 64 KiB writes: the bridge's",
+        ratio(byte(ShmbcAdaptive), byte(Bridge)),
+        0.4,
+    ));
+    let sleeps = cpu(Aspect::Sleeps, 16 << 10, ShmbcAdaptive);
+    let goal = "sleeps of a ringful, two cores, 16 KiB writes: at most 2.5";
+    lines.push(line(goal, sleeps.map(|n| (n <= 2.5, format!("{n:.2}")))));
+    for conns in plan.conns(Idle).into_iter().flatten() {
+        let idle = |aspect, by| {
+            results.value(Key { aspect: Some(aspect), conns: Some(conns), ..Key::new(Idle, TwoCores, 64, by) })
+        };
+        let over = |aspect| Some(idle(aspect, ShmbcAdaptive)? - idle(aspect, Tcp)?);
+        let kib = |bytes: f64| format!("{:.1} KiB", bytes / 1024.0);
+        let (memory, after) = (over(Aspect::Memory), over(Aspect::AfterBurst));
+        let goal = format!("{conns} idle connections, memory of each besides TCP's: at most 24 KiB");
+        lines.push(line(&goal, memory.map(|bytes| (bytes <= 24.0 * 1024.0, kib(bytes)))));
+        let goal = format!("{conns} idle connections, a second after bursts: as before, or 10 % more");
+        lines.push(line(&goal, memory.zip(after).map(|(before, after)| (after <= before * 1.1, kib(after)))));
+        let goal = format!("{conns} idle connections: no CPU time (less than 1 ms a second)");
+        let cpu = idle(Aspect::Resting, ShmbcAdaptive);
+        lines.push(line(&goal, cpu.map(|ms| (ms < 1.0, format!("{ms:.2} ms")))));
     }
     for &placement in &plan.placements {
         // How much longer one connection takes, from batches taken side by side.
@@ -135,7 +170,11 @@ impl Judge<'_> {
     /// The cell where the adaptive wait is furthest behind the better one of off and fixed, in all that was measured.
     fn adaptive(&self) -> String {
         let value = |key: Key| self.results.value(key);
-        let keys = self.results.cells.keys().filter(|key| key.contender == ShmbcAdaptive && key.measure != Oneshot);
+        let keys = self
+            .results
+            .cells
+            .keys()
+            .filter(|key| key.contender == ShmbcAdaptive && ![Oneshot, Cpu].contains(&key.measure));
         let behind = keys.filter_map(|&key| {
             let smaller = key.measure.smaller_is_better();
             let (off, fixed) =
@@ -150,7 +189,8 @@ impl Judge<'_> {
             worst.map(|(part, key)| {
                 let runtime = key.runtime.as_ref().map_or_else(String::new, Runtime::to_string);
                 let conns = key.conns.map_or_else(String::new, |conns| format!(", conns {conns}"));
-                let place = format!("{} {} {runtime} {} B{conns}", key.measure, key.placement, key.size);
+                let load = key.load.map_or_else(String::new, |load| format!(", {load}"));
+                let place = format!("{} {} {runtime} {} B{conns}{load}", key.measure, key.placement, key.size);
                 (part >= 0.9, format!("at least {part:.2}x, {place}"))
             }),
         )

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use crate::names::{Contender, Measure, Placement, Runtime};
+use crate::names::{Aspect, Contender, Load, Measure, Placement, Runtime};
 use crate::results::{Key, Results};
 use crate::stats::{Cell, Summary};
 
@@ -24,6 +24,8 @@ struct Line {
     runtime: Option<Runtime>,
     conns: Option<u32>,
     p50: Option<f64>,
+    aspect: Option<Aspect>,
+    load: Option<Load>,
 }
 
 impl Line {
@@ -34,7 +36,7 @@ impl Line {
             placement: key.placement,
             size: key.size,
             value: short(summary.value),
-            unit: key.measure.unit(),
+            unit: key.unit(),
             p99: summary.p99.map(short),
             min: short(summary.min),
             max: short(summary.max),
@@ -42,6 +44,8 @@ impl Line {
             runtime: key.runtime,
             conns: key.conns,
             p50: summary.p50.map(short),
+            aspect: key.aspect,
+            load: key.load,
         }
     }
 }
@@ -102,19 +106,19 @@ mod tests {
         let line = serde_json::to_string(&Line::new(&key, &summary)).expect("plain data");
         assert_eq!(
             line,
-            r#"{"measure":"rtt","contender":"shmbc-adaptive","placement":"two-cores","size":64,"value":412.0,"unit":"ns","p99":1023.5,"min":400.5,"max":430.0,"p999":9000.0,"runtime":"current","conns":null,"p50":null}"#
+            r#"{"measure":"rtt","contender":"shmbc-adaptive","placement":"two-cores","size":64,"value":412.0,"unit":"ns","p99":1023.5,"min":400.5,"max":430.0,"p999":9000.0,"runtime":"current","conns":null,"p50":null,"aspect":null,"load":null}"#
         );
     }
 
     #[test]
     fn line_when_there_is_no_p99_says_null() {
         let key = Key::new(Measure::Stream, Placement::OneCore, 16384, Contender::Uds);
-        let key = Key { runtime: Some(Runtime::Multi), conns: Some(8), ..key };
+        let key = Key { runtime: Some(Runtime::Multi), conns: Some(8), load: Some(Load::SlowPeer30), ..key };
         let summary = Summary { value: 0.012_345_678, p50: Some(7.0), p99: None, p999: None, min: 0.01, max: 0.02 };
         let line = serde_json::to_string(&Line::new(&key, &summary)).expect("plain data");
         assert_eq!(
             line,
-            r#"{"measure":"stream","contender":"uds","placement":"one-core","size":16384,"value":0.012346,"unit":"GB/s","p99":null,"min":0.01,"max":0.02,"p999":null,"runtime":"multi","conns":8,"p50":7.0}"#
+            r#"{"measure":"stream","contender":"uds","placement":"one-core","size":16384,"value":0.012346,"unit":"GB/s","p99":null,"min":0.01,"max":0.02,"p999":null,"runtime":"multi","conns":8,"p50":7.0,"aspect":null,"load":"slow-peer-30us"}"#
         );
     }
 }

@@ -7,7 +7,7 @@ use comfy_table::{Cell as TableCell, CellAlignment, Table, presets};
 
 use super::tables::tables;
 use super::{goals, machine};
-use crate::names::{Contender, Measure};
+use crate::names::{Aspect, Contender, Measure};
 use crate::plan::{Plan, Site};
 use crate::results::{Key, Results};
 use crate::stats::Summary;
@@ -43,9 +43,13 @@ fn block(out: &mut impl Write, title: &str, lines: &[String]) -> io::Result<()> 
 const fn legend(measure: Measure) -> &'static str {
     match measure {
         Measure::Rtt => "median (lowest..highest round), p99, p99.9, times better than",
+        Measure::Upgrade => "median (lowest..highest round), p99, p99.9",
+        Measure::Idle | Measure::Cpu => "median (lowest..highest round), times better than",
         Measure::Stream => "GB/s, median (lowest..highest round), times better than",
         Measure::Oneshot => "1/s, median (lowest..highest round), times better than",
-        Measure::Http1 => "1/s, median (lowest..highest round), latency, times better than",
+        Measure::Http1 | Measure::Grpc | Measure::Loads => {
+            "1/s, median (lowest..highest round), latency, times better than"
+        }
     }
 }
 
@@ -56,6 +60,11 @@ pub(super) const fn title(measure: Measure) -> &'static str {
         Measure::Stream => "Throughput of one stream by size of each write",
         Measure::Oneshot => "Connect, one request, one answer, close",
         Measure::Http1 => "HTTP/1.1 requests by connections",
+        Measure::Grpc => "gRPC unary calls by connections",
+        Measure::Idle => "Connections that wait",
+        Measure::Cpu => "What work takes of both processes",
+        Measure::Loads => "Round trips of 64 B by load",
+        Measure::Upgrade => "From an end's offer until both its directions are in shared memory",
     }
 }
 
@@ -83,16 +92,29 @@ fn table(plan: &Plan, results: &Results, columns: &[Site]) -> Option<Table> {
 }
 
 fn heading(site: &Site) -> String {
-    match site.conns {
-        Some(1) => format!("{}, 1 connection", bytes(site.size)),
-        Some(conns) => format!("{}, {conns} connections", bytes(site.size)),
+    if let Some(load) = site.load {
+        return load.to_string();
+    }
+    let size = match site.aspect {
+        Some(Aspect::Memory) => "memory of each".to_owned(),
+        Some(Aspect::AfterBurst) => "a second after bursts".to_owned(),
+        Some(Aspect::Resting) => "CPU time a second, of all".to_owned(),
+        Some(Aspect::PerByte) => format!("{} writes: CPU time of a GB", bytes(site.size)),
+        Some(Aspect::PerRequest) => format!("{} round trips: of a million", bytes(site.size)),
+        Some(Aspect::Calls) => format!("{} writes: system calls of a MB", bytes(site.size)),
+        Some(Aspect::Sleeps) => format!("{} writes: sleeps of a ringful", bytes(site.size)),
         None => bytes(site.size),
+    };
+    match site.conns {
+        Some(1) => format!("{size}, 1 connection"),
+        Some(conns) => format!("{size}, {conns} connections"),
+        None => size,
     }
 }
 
 /// Value, spread, percentiles, and how many times better than the bridge and the Unix socket.
 fn cell_text(results: &Results, site: &Site, key: Key, summary: &Summary) -> String {
-    let show = |value| amount(key.measure, value);
+    let show = |value| amount(key.measure, key.aspect, value);
     let mut text = format!("{} ({}..{})", show(summary.value), show(summary.min), show(summary.max));
     let tails = [("p50", summary.p50), ("p99", summary.p99), ("p99.9", summary.p999)];
     let tails: Vec<String> =
@@ -123,12 +145,21 @@ fn ratio(times: f64) -> String {
     if times < 10.0 { format!("{times:.2}x") } else { format!("{times:.0}x") }
 }
 
-pub(super) fn amount(measure: Measure, value: f64) -> String {
+pub(super) fn amount(measure: Measure, aspect: Option<Aspect>, value: f64) -> String {
+    if let Some(aspect) = aspect {
+        return match aspect {
+            Aspect::Memory | Aspect::AfterBurst => format!("{:.1} KiB", value / 1024.0),
+            Aspect::Resting => format!("{value:.2} ms"),
+            Aspect::PerByte | Aspect::PerRequest => format!("{value:.3} s"),
+            Aspect::Calls | Aspect::Sleeps => format!("{value:.2}"),
+        };
+    }
     match measure {
-        Measure::Rtt => duration(value),
+        Measure::Idle | Measure::Cpu => value.to_string(),
+        Measure::Rtt | Measure::Upgrade => duration(value),
         Measure::Stream if value < 0.1 => format!("{value:.3} GB/s"),
         Measure::Stream => format!("{value:.2} GB/s"),
-        Measure::Oneshot | Measure::Http1 => format!("{value:.0}/s"),
+        Measure::Oneshot | Measure::Http1 | Measure::Grpc | Measure::Loads => format!("{value:.0}/s"),
     }
 }
 

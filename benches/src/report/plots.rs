@@ -42,14 +42,21 @@ impl Series {
 /// Draws every table of the run into the directory and returns the names of the files.
 pub(super) fn draw(dir: &Path, plan: &Plan, results: &Results, note: &str) -> Result<Vec<String>, String> {
     let mut names = Vec::new();
-    for columns in tables(plan) {
+    // Loads are not points of an axis: a picture each.
+    let apart = |columns: Vec<Site>| match columns.first() {
+        Some(Site { load: Some(_), .. }) => columns.into_iter().map(|site| vec![site]).collect(),
+        _ => vec![columns],
+    };
+    for columns in tables(plan).into_iter().flat_map(apart) {
         let Some(&first) = columns.first() else { continue };
         let series = series(plan, results, &columns);
-        if series.is_empty() {
+        // Aspects have units of their own: a table says more.
+        if series.is_empty() || first.aspect.is_some() {
             continue;
         }
         let runtime = if plan.runtimes.len() > 1 { format!("-{}", first.runtime) } else { String::new() };
-        let name = format!("{}-{}{runtime}.svg", first.measure, first.placement);
+        let load = first.load.map_or_else(String::new, |load| format!("-{load}"));
+        let name = format!("{}-{}{runtime}{load}.svg", first.measure, first.placement);
         let path = dir.join(&name);
         let area = SVGBackend::new(&path, SIZE).into_drawing_area();
         let drawn = picture(&area, &first, &series, columns.len(), note);
@@ -73,7 +80,8 @@ fn series(plan: &Plan, results: &Results, columns: &[Site]) -> Vec<Series> {
 fn picture(area: &Area<'_>, site: &Site, series: &[Series], columns: usize, note: &str) -> Drawn {
     area.fill(&WHITE)?;
     let better = if site.measure.smaller_is_better() { "lower is better" } else { "higher is better" };
-    let head = format!("{}, {}", title(site.measure), place(site.placement));
+    let load = site.load.map_or_else(String::new, |load| format!(" ({load})"));
+    let head = format!("{}{load}, {}", title(site.measure), place(site.placement));
     area.draw(&Text::new(head, (24, 18), ("sans-serif", 27)))?;
     area.draw(&Text::new(format!("medians over all rounds; {better}"), (24, 46), small()))?;
     area.draw(&Text::new(note.to_owned(), (24, SIZE.1 as i32 - 20), small()))?;
@@ -106,7 +114,7 @@ fn lines(area: &Area<'_>, site: &Site, series: &[Series]) -> Drawn {
         .label_style(small())
         .x_desc(if by_size { "bytes of each message" } else { "connections" })
         .x_label_formatter(&|x| if by_size { bytes(x.round() as usize) } else { format!("{x:.0}") })
-        .y_label_formatter(&|y| amount(site.measure, *y))
+        .y_label_formatter(&|y| amount(site.measure, site.aspect, *y))
         .draw()?;
     let mut labels: Vec<(i32, &Series)> = Vec::new();
     for series in series {
@@ -131,7 +139,7 @@ fn lines(area: &Area<'_>, site: &Site, series: &[Series]) -> Drawn {
             ((end + 6 - corner, real - area.get_base_pixel().1), (end + 22 - corner, y - area.get_base_pixel().1));
         root.draw(&PathElement::new(vec![from, to], style(series.contender).color.mix(0.5).stroke_width(1)))?;
         let limit = if series.contender.is_limit() { " (limit)" } else { "" };
-        let text = format!("{}{limit} {}", series.contender, amount(site.measure, value));
+        let text = format!("{}{limit} {}", series.contender, amount(site.measure, site.aspect, value));
         root.draw(&Text::new(text, (to.0 + 4, to.1), label(series.contender)))?;
     }
     Ok(())
@@ -169,7 +177,7 @@ fn bars(area: &Area<'_>, site: &Site, series: &[Series]) -> Drawn {
         area.draw(&Rectangle::new(bar, style(series.contender).color.filled()))?;
         let name = label(series.contender).pos(Pos::new(HPos::Right, VPos::Center));
         area.draw(&Text::new(series.contender.to_string(), (left - 8, middle), name))?;
-        area.draw(&Text::new(amount(site.measure, value), (end + 8, middle), label(series.contender)))?;
+        area.draw(&Text::new(amount(site.measure, site.aspect, value), (end + 8, middle), label(series.contender)))?;
     }
     Ok(())
 }
@@ -195,7 +203,7 @@ const fn style(contender: Contender) -> ShapeStyle {
         Contender::Shmipc => (0, 158, 115, 2),
         Contender::Iceoryx2Busy => (30, 30, 30, 2),
         Contender::Iceoryx2Event => (120, 94, 60, 2),
-        Contender::Ring | Contender::Memcpy2 => (150, 150, 150, 2),
+        Contender::Ring | Contender::Memcpy | Contender::Memcpy2 => (150, 150, 150, 2),
     };
     ShapeStyle { color: RGBAColor(red, green, blue, 1.0), filled: false, stroke_width: width }
 }

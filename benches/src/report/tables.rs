@@ -2,12 +2,14 @@
 
 use crate::plan::{Plan, Site};
 
-/// The columns of each table: sites that differ in size and connections only.
+/// The columns of each table: sites that differ in size, connections and load only.
 pub(super) fn tables(plan: &Plan) -> Vec<Vec<Site>> {
     let mut tables: Vec<Vec<Site>> = Vec::new();
     for site in plan.sites() {
         let beside = |table: &&mut Vec<Site>| {
-            table.first().is_some_and(|first| Site { size: first.size, conns: first.conns, ..site } == *first)
+            table.first().is_some_and(|first| {
+                Site { size: first.size, conns: first.conns, load: first.load, aspect: first.aspect, ..site } == *first
+            })
         };
         match tables.iter_mut().find(beside) {
             Some(table) => table.push(site),

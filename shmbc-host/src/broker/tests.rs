@@ -90,6 +90,31 @@ fn grant_when_one_end_is_not_ready_in_time_is_refused_to_both_and_released() {
 }
 
 #[test]
+fn grant_when_both_ends_have_mapped_is_sealed_once_and_goes_when_both_are_ready() {
+    let mut world = World::new();
+    let (a, b, id) = world.granted();
+    assert_eq!(world.broker.mapped(a), []);
+    assert_eq!(world.broker.mapped(a), [], "said twice");
+    assert_eq!(world.broker.mapped(b), [Decision::Seal(id, [a, b])]);
+    assert_eq!(world.broker.mapped(b), []);
+    assert_eq!(world.broker.ready(b), []);
+    assert_eq!(world.broker.mapped(b), [], "late");
+    assert_eq!(world.broker.ready(a), [Decision::Go(a), Decision::Go(b)]);
+    assert_eq!(world.broker.mapped(a), []);
+}
+
+#[test]
+fn grant_when_its_block_was_tampered_with_is_refused_to_both_and_released() {
+    let mut world = World::new();
+    let (a, b, id) = world.granted();
+    world.broker.mapped(a);
+    world.broker.mapped(b);
+    let refuse = |end| Decision::Refuse(end, Refusal::Tampered);
+    assert_eq!(world.broker.tampered(id), [refuse(a), refuse(b), Decision::Release(id, Release::Reclaim)]);
+    assert!(world.is_empty());
+}
+
+#[test]
 fn grant_when_one_end_declines_closes_or_dies_is_refused_to_the_other_with_the_reason() {
     type Leave = fn(&mut Broker, EndKey) -> Vec<Decision>;
     let ways: [(Leave, Refusal); 3] = [
@@ -191,6 +216,7 @@ fn service_when_draining_refuses_what_is_not_established_and_takes_nothing_new()
 #[derive(Clone, Debug)]
 enum Event {
     Offer { key: EndKey, n: u16, listens: bool },
+    Mapped(EndKey),
     Ready(EndKey),
     Decline(EndKey),
     Close(EndKey),
@@ -204,6 +230,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     let end = (0u64..4, 0u64..4).prop_map(|(session, offer)| key(session, offer));
     let one = prop_oneof![
         8 => (end.clone(), 0u16..3, any::<bool>()).prop_map(|(key, n, listens)| Event::Offer { key, n, listens }),
+        4 => end.clone().prop_map(Event::Mapped),
         8 => end.clone().prop_map(Event::Ready),
         2 => end.clone().prop_map(Event::Decline),
         3 => end.prop_map(Event::Close),
@@ -223,6 +250,9 @@ struct Witness {
     /// Ends that have a grant and were told neither to go nor that they stay on TCP; and whether they said ready.
     pending: HashMap<EndKey, (ConnectionId, bool)>,
     gone: HashMap<ConnectionId, usize>,
+    /// Ends that have said that they mapped the block.
+    mapped: HashSet<EndKey>,
+    sealed: HashSet<ConnectionId>,
 }
 
 impl Witness {
@@ -234,6 +264,13 @@ impl Witness {
                     prop_assert!(self.granted.insert(id, ends).is_none(), "granted twice");
                     for end in ends {
                         prop_assert!(self.pending.insert(end, (id, false)).is_none(), "{end:?} has a grant already");
+                    }
+                }
+                Decision::Seal(id, ends) => {
+                    prop_assert!(self.sealed.insert(id), "sealed twice");
+                    for end in ends {
+                        prop_assert!(self.mapped.contains(&end), "sealed before it was mapped");
+                        prop_assert_eq!(self.pending.get(&end).copied(), Some((id, false)), "sealed when it was ready");
                     }
                 }
                 Decision::Go(end) => {
@@ -270,6 +307,12 @@ proptest! {
         for event in events {
             let decisions = match event {
                 Event::Offer { key, n, listens } => world.offer(key, n, listens),
+                Event::Mapped(end) => {
+                    if witness.pending.contains_key(&end) {
+                        witness.mapped.insert(end);
+                    }
+                    world.broker.mapped(end)
+                }
                 Event::Ready(end) => {
                     if let Some((_, ready)) = witness.pending.get_mut(&end) {
                         *ready = true;

@@ -14,7 +14,7 @@ use shmbc::control::socket::DEFAULT_PATH;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
-use crate::{Docker, Host, HostConfig};
+use crate::{Docker, Host, HostConfig, HugePages};
 
 /// The host service of SHMBC: brings the two ends of TCP connections on this machine together through shared memory.
 #[derive(Debug, Parser)]
@@ -56,9 +56,9 @@ struct Run {
     /// Bytes of ring for each direction of a connection; a power of two.
     #[arg(long, value_name = "BYTES")]
     ring_capacity: Option<u64>,
-    /// Ask for transparent huge pages: less work for the processor's address translation, more memory for each connection.
-    #[arg(long)]
-    huge_pages: bool,
+    /// Huge pages for connections: transparent (the same as no word), hugetlb (of the kernel's pool, 2 MiB each), or off.
+    #[arg(long, value_name = "PAGES", default_value = "off", num_args = 0..=1, default_missing_value = "transparent")]
+    huge_pages: HugePages,
     /// Fresh blocks kept ready.
     #[arg(long, value_name = "N")]
     stock: Option<usize>,

@@ -9,6 +9,7 @@ use shmbc::control::message::{ConnectionRow, ConnectionState, ContainerRow, EndR
 use shmbc::layout::Direction;
 
 use super::{Hub, State};
+use crate::hugetlb::Maker;
 use crate::table::connections::{End, EndFacts, Phase};
 
 /// What a service holds at one moment.
@@ -28,6 +29,8 @@ pub struct Counts {
     pub blocks: usize,
     /// Size of those blocks, touched or not.
     pub block_bytes: u64,
+    /// Connections that were to be on pages of the hugetlb pool and are on ordinary ones, since the service started.
+    pub without_huge_pages: u64,
     /// Descriptors open in the whole process.
     pub fds: usize,
 }
@@ -74,7 +77,7 @@ impl Hub {
                 },
                 ends: ends.map(|(side, end)| EndRow { node: node(side, end), ..state.end_row(end.into()) }).collect(),
                 bytes: stats.map(|stats| stats.map_or(0, |stats| stats.produced)),
-                block: block.as_ref().map_or(0, |b| b.sizes().block_len() as u64),
+                block: block.as_ref().map_or(0, |b| b.len() as u64),
                 age_ms: age(row.since),
                 ring_nodes: [const { Vec::new() }; 2],
                 refusal: None,
@@ -111,7 +114,8 @@ impl Hub {
             sessions: state.sessions.len(),
             containers: state.containers.len(),
             blocks: self.pool.out(),
-            block_bytes: self.pool.out() as u64 * self.sizes.block_len() as u64,
+            block_bytes: self.pool.out_bytes(),
+            without_huge_pages: self.maker.as_ref().map_or(0, Maker::fallbacks),
             ..Counts::default()
         };
         for row in state.broker.table.rows() {

@@ -57,10 +57,21 @@ pub(crate) struct End {
 pub(crate) enum Phase {
     /// One end; its twin has not offered yet.
     Waiting,
-    /// Both ends have grants; which of them is ready.
-    Granted([bool; 2]),
+    /// Both ends have grants; what each has answered.
+    Granted([Answer; 2]),
     /// Both ends were told to go; which of them is gone, and how.
     Established([Option<Gone>; 2]),
+}
+
+/// What an end has said about its grant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// Nothing yet.
+    None,
+    /// That it has mapped the block, and waits for the seal.
+    Mapped,
+    /// That it is ready.
+    Ready,
 }
 
 /// How an end left.
@@ -148,7 +159,7 @@ impl Connections {
         self.index_end(twin.key, id);
         if let Some(row) = self.rows.get_mut(&id) {
             row.ends.push(twin);
-            row.phase = Phase::Granted([false; 2]);
+            row.phase = Phase::Granted([Answer::None; 2]);
         }
         self.set_deadline(id, Some(deadline));
     }

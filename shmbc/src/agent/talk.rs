@@ -11,13 +11,15 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::bells::{Bells, Listen};
 use super::due::{Due, Task};
+use super::grant::{self, Accepted, Pending};
 use super::leaving::Leaving;
 use super::session::{Retry, Session};
-use super::{Agent, Claim, Command, grant};
+use super::{Agent, Claim, Command};
 use crate::control::message::{Decline, Grant, Offer, OfferId, Refusal, ToClient, ToHost};
 use crate::control::socket as control;
 use crate::link::{Event, Phase, Reason};
 use crate::locality::Locality;
+use crate::upgrade::{Shm, Upgrade};
 
 /// How long an address that the table does not have may still come: a peer that has just said its first word to the host
 /// service is told to everybody a moment later.
@@ -31,6 +33,8 @@ pub(super) struct Talk {
     retry: Retry,
     /// Every stream that was offered or wants to be, until it is closed.
     claims: HashMap<OfferId, Claim>,
+    /// Grants of claims that are mapped and must not be touched yet.
+    pending: HashMap<OfferId, Pending>,
     due: Due,
     leaving: Vec<Leaving>,
     /// Made when the first stream needs it.
@@ -45,6 +49,7 @@ impl Talk {
             session: None,
             retry: Retry::default(),
             claims: HashMap::new(),
+            pending: HashMap::new(),
             due: Due::default(),
             leaving: Vec::new(),
             bells: None,
@@ -129,6 +134,7 @@ impl Talk {
                 self.submit(id);
             }
             Command::Close(id) => {
+                self.pending.remove(&id);
                 if self.claims.remove(&id).is_some() {
                     self.say(ToHost::Close(id));
                 }
@@ -201,6 +207,7 @@ impl Talk {
                 self.resubmit();
             }
             ToClient::Grant(grant) => self.granted(grant, received.fds),
+            ToClient::Sealed(id) => self.sealed(id),
             ToClient::Go(id) => self.tell(id, Event::Go),
             ToClient::Refused(id, refusal) => self.refused(id, refusal),
             ToClient::Welcome { .. }
@@ -218,6 +225,7 @@ impl Talk {
 
     fn refused(&mut self, id: OfferId, refusal: Refusal) {
         tracing::debug!(%id, %refusal, "stays on TCP");
+        self.pending.remove(&id);
         let Some(claim) = self.claims.get(&id) else { return };
         let Some(upgrade) = claim.upgrade.upgrade() else { return };
         upgrade.on(Event::Refused(refusal));
@@ -237,7 +245,31 @@ impl Talk {
         if upgrade.phase() != Phase::Offered {
             return;
         }
-        match grant::accept(grant, fds, registrar) {
+        let usable = match grant::accept(grant, fds, registrar) {
+            Ok(Accepted::Usable(shm)) => Ok(*shm),
+            Ok(Accepted::Unsealed(pending)) => {
+                self.pending.insert(id, pending);
+                return self.say(ToHost::Mapped(id));
+            }
+            Err(why) => Err(why),
+        };
+        self.answer(id, &upgrade, usable);
+    }
+
+    /// The host has sealed the block of a grant that is mapped.
+    fn sealed(&mut self, id: OfferId) {
+        let Some(pending) = self.pending.remove(&id) else { return };
+        let Some((upgrade, registrar)) =
+            self.claims.get(&id).and_then(|claim| Some((claim.upgrade.upgrade()?, &*claim.registrar)))
+        else {
+            return self.say(ToHost::Decline(id, Decline::Closed));
+        };
+        let usable = pending.sealed(registrar);
+        self.answer(id, &upgrade, usable);
+    }
+
+    fn answer(&mut self, id: OfferId, upgrade: &Upgrade, usable: Result<Shm, Decline>) {
+        match usable {
             Ok(shm) => {
                 upgrade.grant(shm);
                 // Not ready when the stream has withdrawn meanwhile.
@@ -261,6 +293,7 @@ impl Talk {
     /// There is no session: every offer that was out is on TCP again.
     fn lost(&mut self, error: &io::Error) {
         self.retry.failed(self.path, error);
+        self.pending.clear();
         self.agent.locality.write().unwrap_or_else(PoisonError::into_inner).clear();
         for upgrade in self.claims.values().filter_map(|claim| claim.upgrade.upgrade()) {
             if upgrade.on(Event::HostLost) == Phase::Tcp(Reason::NotYet) {

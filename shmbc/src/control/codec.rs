@@ -108,7 +108,7 @@ impl Message for ToClient {
             }
             Self::Connections { rows, .. } => limit("connection rows", rows.len(), MAX_ROWS),
             Self::Containers { rows, .. } => limit("container rows", rows.len(), MAX_ROWS),
-            Self::Go(_) | Self::Refused(..) | Self::Forbidden { .. } => Ok(()),
+            Self::Sealed(_) | Self::Go(_) | Self::Refused(..) | Self::Forbidden { .. } => Ok(()),
         }
     }
 }
@@ -141,7 +141,7 @@ mod tests {
             capacity: [4096, 4096],
             send_token: crate::link::SwitchToken::from_bytes([1; 16]),
             receive_token: crate::link::SwitchToken::from_bytes([2; 16]),
-            huge_pages: true,
+            pages: Pages::Hugetlb,
             peer: Identity {
                 container: Some(ContainerIdentity { id: "a".repeat(64), name: "n".repeat(MAX_TEXT), labels }),
                 pid: 1,
@@ -165,6 +165,19 @@ mod tests {
             let frame = postcard::to_extend(&grant, vec![FRAME_VERSION]).unwrap();
             assert!(matches!(decode::<ToClient>(&frame), Err(CodecError::Limit { .. })));
         }
+    }
+
+    #[test]
+    fn grant_when_of_pages_that_nobody_knows_is_refused() {
+        let mut frame = encode(&grant_with_labels(0, 0)).unwrap();
+        // Behind the second token, of sixteen times 2, stands the kind of pages, which is 2.
+        let token = frame.windows(17).position(|bytes| bytes == [2; 17]).unwrap();
+        for known in 0..3 {
+            frame[token + 16] = known;
+            assert!(decode::<ToClient>(&frame).is_ok());
+        }
+        frame[token + 16] = 3;
+        assert!(decode::<ToClient>(&frame).is_err());
     }
 
     #[test]

@@ -9,6 +9,8 @@
 //!                  <-------------  Locality  which addresses are on this host; again whenever that changes
 //!    Offer         ------------->            "this TCP connection of mine may be upgraded"
 //!                  <-------------  Grant     with three descriptors: block, doorbell to ring, doorbell to wait on
+//!    Mapped        ------------->            for a block of the hugetlb pool only: "mapped, and not touched"
+//!                  <-------------  Sealed    both have mapped it: nobody can take its pages any more
 //!    Ready         ------------->            "verified and mapped"
 //!                  <-------------  Go        both ends are ready: switch when you like
 //!    Close         ------------->            the connection is gone (or the offer is withdrawn)
@@ -26,7 +28,7 @@ use crate::link::SwitchToken;
 
 /// Version of the protocol that this file describes. A host answers a `Hello` with another version by refusing it, and
 /// the client stays on TCP.
-pub const PROTOCOL: u16 = 1;
+pub const PROTOCOL: u16 = 2;
 
 /// Most labels an [`Identity`] carries. Docker sets no limit; beyond this the rest is left out, in order of name.
 pub const MAX_LABELS: usize = 64;
@@ -61,6 +63,9 @@ pub enum ToHost {
     },
     /// A TCP connection of the client's that may be upgraded.
     Offer(Offer),
+    /// The granted block is mapped, and will not be touched before the host says [`ToClient::Sealed`]. Only for one on
+    /// [`Pages::Hugetlb`].
+    Mapped(OfferId),
     /// The granted block is verified and mapped.
     Ready(OfferId),
     /// The grant cannot be used; the connection stays TCP.
@@ -132,6 +137,8 @@ pub enum ToClient {
     /// Both ends offered the connection: here is its block. Comes with three descriptors, in this order: the block, the
     /// doorbell to ring (an eventfd), the doorbell to wait on (an epoll instance).
     Grant(Grant),
+    /// Both ends have said [`ToHost::Mapped`], and the block is sealed. The client sees for itself.
+    Sealed(OfferId),
     /// Both ends are ready.
     Go(OfferId),
     /// The connection stays TCP.
@@ -188,8 +195,8 @@ pub struct Grant {
     pub send_token: SwitchToken,
     /// What the other end will write.
     pub receive_token: SwitchToken,
-    /// The host service wishes this block on huge pages, where the kernel has some.
-    pub huge_pages: bool,
+    /// Which pages the block is on.
+    pub pages: Pages,
     /// Who the other end is, as the host proved it.
     pub peer: Identity,
 }
@@ -203,6 +210,17 @@ impl Grant {
     pub const fn sizes(&self) -> Result<Sizes, crate::layout::BadCapacity> {
         Sizes::new(self.capacity)
     }
+}
+
+/// What memory a block is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Pages {
+    /// Ordinary pages.
+    Ordinary,
+    /// Ordinary shared memory, for which both ends ask for transparent huge pages.
+    Transparent,
+    /// Pages of the hugetlb pool: mapped in whole ones, and not touched before it is sealed.
+    Hugetlb,
 }
 
 /// The two ends of a block.
@@ -285,6 +303,8 @@ pub enum Refusal {
     Draining,
     /// One of the ends did not say in time that it has mapped its block.
     NotReady,
+    /// One of the ends changed the block before it was sealed.
+    Tampered,
 }
 
 impl fmt::Display for Refusal {
@@ -300,6 +320,7 @@ impl fmt::Display for Refusal {
             Self::PeerClosed => f.write_str("the other end closed the connection"),
             Self::Draining => f.write_str("the host service is shutting down"),
             Self::NotReady => f.write_str("one of the ends did not map its block in time"),
+            Self::Tampered => f.write_str("one of the ends changed the block before it was in use"),
         }
     }
 }

@@ -70,7 +70,7 @@ impl<S: Socket> Driver<S> {
                     read.assumed = false;
                     let same_cpu = || consumer.producer_cpu() == Some(current_cpu().into());
                     if registered {
-                        self.watch_ring(read)?
+                        self.watch_ring(read, write)?
                     } else if read.waiting.poll_again(self.wait.get(), same_cpu) {
                         cx.waker().wake_by_ref();
                         return Poll::Pending;
@@ -152,7 +152,7 @@ impl<S: Socket> Driver<S> {
     }
 
     /// Before the reading side sleeps on its ring. Whoever is to be woken has registered.
-    fn watch_ring(&self, read: &mut ReadSide) -> io::Result<Look> {
+    fn watch_ring(&self, read: &mut ReadSide, write: &Mutex<WriteSide>) -> io::Result<Look> {
         let mut context = self.upgrade.context();
         let fault = |fault| self.fault(fault);
         let Some(consumer) = read.link.ring() else { return Ok(Look::Something) };
@@ -178,6 +178,7 @@ impl<S: Socket> Driver<S> {
                 Err(error) => return Err(error),
             }
         }
+        self.rest(read, write);
         Ok(Look::Nothing)
     }
 
@@ -282,7 +283,7 @@ impl<S: Socket> Driver<S> {
                 ready!(self.socket().poll_read_ready(&mut self.upgrade.context()))?;
                 Poll::Ready(Ok(Some(Readable::Tcp)))
             }
-            Receive::Ring(_) => match self.watch_ring(read) {
+            Receive::Ring(_) => match self.watch_ring(read, write) {
                 Ok(Look::Something) => Poll::Ready(Ok(Some(Readable::Ring))),
                 Ok(Look::End) => Poll::Ready(Ok(closed)),
                 Ok(Look::Nothing) => Poll::Pending,
@@ -319,7 +320,7 @@ impl<S: Socket> Driver<S> {
                         return self.read_ring(consumer, buf, n);
                     }
                     read.assumed = false;
-                    match self.watch_ring(read)? {
+                    match self.watch_ring(read, write)? {
                         Look::Something => {}
                         Look::End => return Ok(0),
                         Look::Nothing => return Err(io::ErrorKind::WouldBlock.into()),

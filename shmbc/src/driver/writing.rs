@@ -4,6 +4,7 @@ use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use crate::link::{Granted, Send};
 use crate::ring::Producer;
@@ -18,6 +19,9 @@ use crate::upgrade::Stage;
 
 /// Bytes between two probes of a peer that has shut its own side and takes nothing.
 const PROBE_EVERY: u64 = 64 * 1024;
+
+/// How long a writer that sleeps on the full ring of a half-closed peer waits before it probes again.
+const PROBE_AGAIN: Duration = Duration::from_secs(1);
 
 /// What the kernel knows of the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -207,7 +211,7 @@ impl<S: Socket> Driver<S> {
     pub(super) fn watch_lifeline(&self) -> io::Result<bool> {
         let watch = self.socket().watch_end(&mut self.upgrade.context())?;
         if watch == EndWatch::Unwatchable {
-            agent::wake_later(&self.upgrade);
+            agent::wake_later(&self.upgrade, PROBE_AGAIN);
         }
         Ok(watch != EndWatch::Happened)
     }
@@ -225,7 +229,7 @@ impl<S: Socket> Driver<S> {
         // the probe before it dies.
         if self.peer()? != Peer::Open {
             self.probe()?;
-            agent::wake_later(&self.upgrade);
+            agent::wake_later(&self.upgrade, PROBE_AGAIN);
         }
         Ok(if watched { Look::Nothing } else { Look::Something })
     }

@@ -15,6 +15,7 @@ pub struct Receiving {
     state: State,
 }
 
+#[expect(clippy::large_enum_variant, reason = "the large one is what it is for nearly all of its life")]
 #[derive(Debug)]
 enum State {
     /// `token` bytes of the token have been taken so far.

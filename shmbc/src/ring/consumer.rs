@@ -1,10 +1,11 @@
 //! The consuming end of a ring. Owns its head; publishes it; believes the producer's tail only after a check.
 
-use crate::layout::{Direction, Sizes, Words};
+use crate::layout::{Direction, FIRST_PIECE, Sizes, Words};
 use crate::sync::{Arc, Ordering, fence};
 use crate::sys::{Mapping, current_cpu};
 
-use super::{PeerFault, Wake, cursor};
+use super::cursor::{self, Piece};
+use super::{PeerFault, Wake};
 
 /// Most bytes copied before the room they leave is published, so that the producer can go on in it.
 pub(super) const RELEASE_MAX: usize = 64 * 1024;
@@ -18,12 +19,16 @@ const WORTHWHILE: u64 = 2;
 pub struct Consumer {
     memory: Arc<Mapping>,
     words: Words,
-    data: usize,
+    direction: Direction,
     capacity: u64,
     /// Next byte to read. Only ever read from here; the copy in the block is for the producer.
     head: u64,
     /// The producer's tail when it was last looked at, checked.
     cached_tail: u64,
+    /// The byte number at the ring's first byte, as claimed with that tail.
+    origin: u64,
+    /// Where the next bytes stand.
+    piece: Piece,
     /// What stands in the block.
     published_cpu: u64,
     /// Statistics, published when they change.
@@ -38,10 +43,12 @@ impl Consumer {
         Self {
             memory,
             words: Words::of(direction),
-            data: sizes.data(direction),
+            direction,
             capacity: sizes.capacity(direction),
             head: 0,
             cached_tail: 0,
+            origin: 0,
+            piece: Piece::default(),
             published_cpu: 0,
             doorbells: 0,
             sleeps: 0,
@@ -59,6 +66,11 @@ impl Consumer {
         self.head
     }
 
+    /// Whether the ring has used more than the page that both rings share, as far as the producer says.
+    pub const fn is_spread(&self) -> bool {
+        self.head.wrapping_sub(self.origin) > FIRST_PIECE
+    }
+
     /// Bytes that can be read now.
     ///
     /// # Errors
@@ -70,6 +82,11 @@ impl Consumer {
         let tail = self.memory.word(self.words.tail).load(Ordering::Acquire);
         let filled = cursor::filled(self.head, self.cached_tail, tail, self.capacity)?;
         self.cached_tail = tail;
+        // The one that belongs to this tail: it may be newer only if there is nothing to read.
+        let origin = self.memory.word(self.words.origin).load(Ordering::Relaxed);
+        if origin != self.origin {
+            (self.origin, self.piece) = (origin, Piece::default());
+        }
         Ok(filled)
     }
 
@@ -120,13 +137,32 @@ impl Consumer {
             available = self.filled()?;
         }
         let n = to.len().min(available as usize);
-        let (offset, rest) = cursor::place(self.head, self.capacity);
-        let (first, second) = to[..n].split_at_mut(n.min(rest));
-        self.memory.copy_out(self.data + offset, first);
-        if !second.is_empty() {
-            self.memory.copy_out(self.data, second);
+        let (to, position) = (&mut to[..n], self.head);
+        if position + n as u64 > self.piece.end() {
+            self.peek_across(to);
+        } else {
+            self.memory.copy_out(self.piece.place(position), to);
         }
         Ok(n)
+    }
+
+    /// [`peek`](Self::peek) of bytes that do not all stand in the present piece of the ring.
+    #[cold]
+    fn peek_across(&mut self, mut to: &mut [u8]) {
+        let mut position = self.head;
+        loop {
+            let piece = Piece::of(self.direction, position, self.origin, self.capacity);
+            if position == self.head {
+                self.piece = piece;
+            }
+            let (here, behind) = to.split_at_mut(to.len().min((piece.end() - position) as usize));
+            self.memory.copy_out(piece.place(position), here);
+            position += here.len() as u64;
+            if behind.is_empty() {
+                return;
+            }
+            to = behind;
+        }
     }
 
     /// The rule for publishing: cursor, fence, mark.

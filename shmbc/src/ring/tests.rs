@@ -29,6 +29,7 @@ enum Step {
     Peek(usize),
     ArmConsumer,
     ArmProducer,
+    Rest,
     Scribble { word: usize, value: u64 },
 }
 
@@ -39,6 +40,7 @@ fn honest() -> impl Strategy<Value = Step> {
         1 => (0_usize..6000).prop_map(Step::Peek),
         1 => Just(Step::ArmConsumer),
         1 => Just(Step::ArmProducer),
+        1 => Just(Step::Rest),
     ]
 }
 
@@ -46,7 +48,7 @@ fn hostile() -> impl Strategy<Value = Step> {
     let value = prop_oneof![any::<u64>(), 0_u64..20_000, Just(u64::MAX), Just(CAPACITY), Just(CAPACITY + 1)];
     prop_oneof![
         3 => honest(),
-        1 => (0_usize..14, value).prop_map(|(word, value)| Step::Scribble { word, value }),
+        1 => (0_usize..15, value).prop_map(|(word, value)| Step::Scribble { word, value }),
     ]
 }
 
@@ -87,6 +89,7 @@ proptest! {
                 }
                 Step::ArmConsumer => consumer_sleeps = consumer.arm().unwrap(),
                 Step::ArmProducer => producer_sleeps = producer.arm().unwrap(),
+                Step::Rest => producer.rest().unwrap(),
                 Step::Scribble { .. } => unreachable!(),
             }
         }
@@ -112,6 +115,7 @@ proptest! {
                 Step::Peek(n) => drop(consumer.peek(&mut vec![0; n])),
                 Step::ArmConsumer => drop(consumer.arm()),
                 Step::ArmProducer => drop(producer.arm()),
+                Step::Rest => drop(producer.rest()),
                 Step::Scribble { word, value } => memory.word(words[word]).store(value, Ordering::Relaxed),
             }
         }
@@ -139,4 +143,83 @@ fn write_when_larger_than_a_publication_is_cut_there() {
     let mut producer = Producer::new(memory, sizes, Direction::AToB);
     let (written, _) = producer.write(&vec![0; 1 << 20]).unwrap();
     assert_eq!(written, producer::PUBLISH_MAX);
+}
+
+/// A ring of a megabyte whose block tells how much memory it holds.
+fn large() -> (Block, Producer, Consumer) {
+    let sizes = Sizes::new([1 << 20; 2]).unwrap();
+    let block = Block::create(sizes).unwrap();
+    let memory = Arc::new(verify(block.as_fd().try_clone_to_owned().unwrap(), sizes).unwrap());
+    let producer = Producer::new(Arc::clone(&memory), sizes, Direction::AToB);
+    (block, producer, Consumer::new(memory, sizes, Direction::AToB))
+}
+
+/// The header, and the page with the first bytes of both rings.
+const TWO_PAGES: u64 = 8192;
+
+/// `n` bytes go through, `piece` at a time, and are the same.
+fn exchange(producer: &mut Producer, consumer: &mut Consumer, n: usize, piece: usize) {
+    let mut seen = vec![0; piece];
+    for i in 0..n / piece {
+        let bytes: Vec<u8> = (0..piece).map(|j| (i * 31 + j) as u8).collect();
+        assert_eq!(producer.write(&bytes).unwrap().0, piece);
+        assert_eq!(consumer.read(&mut seen).unwrap().0, piece);
+        assert_eq!(seen, bytes);
+    }
+}
+
+#[test]
+fn ring_when_each_small_message_is_taken_before_the_next_stays_in_its_first_page() {
+    let (block, mut producer, mut consumer) = large();
+    for piece in [64, 100, 1000, 2048] {
+        exchange(&mut producer, &mut consumer, 1 << 20, piece);
+        assert_eq!(block.resident().unwrap(), TWO_PAGES, "messages of {piece}");
+    }
+}
+
+#[test]
+fn ring_when_it_rests_after_a_burst_gives_its_memory_back_and_goes_on() {
+    let (block, mut producer, mut consumer) = large();
+    for _ in 0..3 {
+        exchange(&mut producer, &mut consumer, 8 << 20, 60_000);
+        assert!(producer.is_spread() && consumer.is_spread() && block.resident().unwrap() > TWO_PAGES);
+        producer.rest().unwrap();
+        assert_eq!(block.resident().unwrap(), TWO_PAGES);
+        exchange(&mut producer, &mut consumer, 1 << 20, 64);
+        assert!(!producer.is_spread() && !consumer.is_spread());
+        assert_eq!(block.resident().unwrap(), TWO_PAGES);
+    }
+}
+
+#[test]
+fn ring_when_it_holds_bytes_and_rests_keeps_them() {
+    let (_block, mut producer, mut consumer) = large();
+    exchange(&mut producer, &mut consumer, 3000, 1000);
+    let bytes: Vec<u8> = (0..50_000_u32).map(|i| (i * 7) as u8).collect();
+    assert_eq!(producer.write(&bytes).unwrap().0, bytes.len());
+    producer.rest().unwrap();
+    let mut seen = vec![0; bytes.len()];
+    assert_eq!(consumer.read(&mut seen).unwrap().0, bytes.len());
+    assert_eq!(seen, bytes);
+}
+
+/// What programs count on that write before they read: the ring takes as much as it can hold, wherever its cursors stand.
+#[test]
+fn ring_when_its_consumer_stands_still_holds_its_whole_capacity() {
+    for before in [0, 1, 2047, 2048, 100_000, 3 << 20] {
+        let (_block, mut producer, mut consumer) = large();
+        exchange(&mut producer, &mut consumer, before, before.clamp(1, 1000));
+        let bytes: Vec<u8> = (0..1 << 20).map(|i: u32| (i % 251) as u8).collect();
+        for piece in bytes.chunks(100) {
+            assert_eq!(producer.write(piece).unwrap().0, piece.len());
+        }
+        assert_eq!(producer.write(&[1]).unwrap().0, 0);
+        let mut seen: Vec<u8> = Vec::new();
+        while seen.len() < bytes.len() {
+            let mut piece = [0; 3000];
+            let (n, _) = consumer.read(&mut piece).unwrap();
+            seen.extend(&piece[..n]);
+        }
+        assert!(seen == bytes, "{before}");
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
@@ -39,6 +40,25 @@ impl Mapping {
     /// `EINVAL` where the kernel has none.
     pub(crate) fn advise_huge_pages(&self) -> io::Result<()> {
         self.raw.advise(Advice::HugePage)
+    }
+
+    /// Gives the memory of `range` back to the machine, for everybody who has it mapped: it reads zeros from now on. Best effort:
+    /// where the kernel does not (locked memory), it stays as it is.
+    pub(crate) fn give_back(&self, range: Range<usize>) {
+        self.advise(range, libc::MADV_REMOVE);
+    }
+
+    /// Gives back what this process's page table holds for everything behind the first two pages (Linux 6.14; before, only the
+    /// entries go). The memory stays as it is.
+    pub(crate) fn forget(&self) {
+        self.advise(2 * HEADER..self.len(), libc::MADV_DONTNEED);
+    }
+
+    fn advise(&self, range: Range<usize>, advice: libc::c_int) {
+        self.check(range.start, range.len());
+        // SAFETY: the range is this mapping's (checked above). Its bytes are reached through this mapping only, by access that expects
+        // any of them to change at any time.
+        unsafe { libc::madvise(self.base().add(range.start).cast(), range.len(), advice) };
     }
 
     /// Size in bytes.

@@ -2,6 +2,7 @@
 //! so that a missing acquire or release shows up as a race on the payload.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use loom::cell::UnsafeCell;
 
@@ -54,6 +55,14 @@ impl Mapping {
             });
         }
     }
+
+    /// Zeros, as nobody may be there.
+    pub(crate) fn give_back(&self, range: Range<usize>) {
+        self.copy_in(range.start, &vec![0; range.len()]);
+    }
+
+    /// Nothing: the memory stays as it is.
+    pub(crate) const fn forget(&self) {}
 
     /// Nothing: a hint changes no order.
     pub(crate) const fn prefetch_to_write(&self, _offset: usize, _len: usize) {}

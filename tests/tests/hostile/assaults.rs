@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use nix::unistd::write;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use shmbc::layout::place;
 
 use crate::attacker::{MINE, Spoils};
 use crate::orders::{Assault, Report, Wreck};
@@ -114,18 +115,19 @@ impl Traffic<'_> {
     fn produce(&mut self) -> io::Result<u64> {
         let ([mine, _], spoils) = (self.spoils.words(), &mut *self.spoils);
         let direction = spoils.end().sends();
-        let (capacity, data) = (spoils.sizes.capacity(direction), spoils.sizes.data(direction));
+        let capacity = spoils.sizes.capacity(direction);
         let head = spoils.map.word(mine.head.offset());
         let filled = spoils.tail.wrapping_sub(head);
         let at = spoils.tail % capacity;
         // A head that makes no sense is one of our own scribbles.
         let free = if filled > capacity { capacity } else { capacity - filled };
-        let n = PIECE.min(free).min(capacity - at);
+        let (start, in_one_piece) = place(direction, at);
+        let n = PIECE.min(free).min(in_one_piece as u64);
         if n > 0 {
             let mut piece = [0; PIECE as usize];
             MINE.fill(self.offset + spoils.tail, &mut piece[..n as usize]);
             for (i, &byte) in piece[..n as usize].iter().enumerate() {
-                spoils.map.set(data + at as usize + i, byte);
+                spoils.map.set(start + i, byte);
             }
             spoils.tail += n;
             spoils.map.set_word(mine.tail.offset(), spoils.tail);

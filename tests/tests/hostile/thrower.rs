@@ -190,7 +190,8 @@ fn encode(message: &ToHost) -> Vec<u8> {
 
 fn some_message(random: &mut StdRng) -> Vec<u8> {
     let id = OfferId(random.random_range(0..5));
-    let message = match random.random_range(0..6) {
+    let message = match random.random_range(0..7) {
+        6 => ToHost::Mapped(id),
         0 => ToHost::Hello { protocol: PROTOCOL },
         1 => ToHost::Ready(id),
         2 => ToHost::Decline(id, Decline::Unsound),

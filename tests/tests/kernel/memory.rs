@@ -1,20 +1,16 @@
 //! Sealed memory files: what a peer that holds one can and cannot do to those who have mapped it.
 
 use std::fs::File;
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
-use std::os::unix::process::ExitStatusExt;
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::ftruncate;
-use shmbc_tests::raw::{self, SharedMap};
-use shmbc_tests::suite::{self, Test};
+use shmbc_tests::raw::SharedMap;
+use shmbc_tests::suite::Test;
 use shmbc_tests::{Need, test};
-
-pub(crate) const HUGE_VICTIM: &str = "huge-victim";
 
 const SIZE: usize = 1 << 20;
 const PUNCH: FallocateFlags = FallocateFlags::FALLOC_FL_PUNCH_HOLE.union(FallocateFlags::FALLOC_FL_KEEP_SIZE);
@@ -23,7 +19,6 @@ pub(crate) fn facts() -> Vec<Test> {
     let numa = Need::Other("mbind and get_mempolicy", || {
         SharedMap::new(memory().as_fd(), SIZE).and_then(|map| map.bind(0, 0).and_then(|()| map.policy())).is_ok()
     });
-    let huge = Need::Other("two free huge pages", || huge_pages().is_some_and(|(free, _)| free >= 2));
     vec![
         test("sealed_memfd_when_resized_refuses", sealed_memfd_when_resized_refuses),
         test("sealed_memfd_when_written_past_its_end_refuses", sealed_memfd_when_written_past_its_end_refuses),
@@ -36,8 +31,6 @@ pub(crate) fn facts() -> Vec<Test> {
         test("memfd_with_noexec_seal_when_made_executable_refuses", memfd_with_noexec_seal_when_made_executable)
             .needs(Need::Linux(6, 3, "MFD_NOEXEC_SEAL")),
         test("memfd_when_bound_through_one_mapping_is_bound_for_all", memfd_when_bound_is_bound_for_all).needs(numa),
-        test("huge_page_when_punched_and_taken_raises_sigbus", huge_page_when_punched_and_taken_raises_sigbus)
-            .needs(huge),
     ]
 }
 
@@ -148,35 +141,4 @@ fn memfd_when_bound_is_bound_for_all() {
     assert_eq!(end.policy().unwrap(), (libc::MPOL_BIND, 1));
     let late = SharedMap::new(fd.as_fd(), SIZE).unwrap();
     assert_eq!(late.policy().unwrap(), (libc::MPOL_BIND, 1), "also for who maps later");
-}
-
-/// Free huge pages of the default size, and that size in bytes.
-fn huge_pages() -> Option<(usize, usize)> {
-    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let field =
-        |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok());
-    Some((field("HugePages_Free:")?, field("Hugepagesize:").map(|kib: usize| kib * 1024)?))
-}
-
-fn huge_page_when_punched_and_taken_raises_sigbus() {
-    let status = suite::player(HUGE_VICTIM).status().unwrap();
-    assert_eq!(status.signal(), Some(libc::SIGBUS), "{status}");
-}
-
-/// Maps a huge page, has it punched, takes all that are free, and touches the hole.
-pub(crate) fn huge_victim() {
-    let (_, size) = huge_pages().expect("huge pages");
-    let mapped = |pages: usize| -> io::Result<(OwnedFd, SharedMap)> {
-        let fd = raw::huge_memfd()?;
-        ftruncate(&fd, (pages * size) as i64)?;
-        add(&fd, SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL)?;
-        let map = SharedMap::new(fd.as_fd(), pages * size)?;
-        (0..pages).for_each(|page| map.set(page * size, 7));
-        Ok((fd, map))
-    };
-    let (fd, victim) = mapped(1).expect("a huge page");
-    fallocate(&fd, PUNCH, 0, size as i64).expect("a peer may punch a huge page");
-    let (free, _) = huge_pages().expect("huge pages");
-    let _taken = mapped(free).expect("all free huge pages");
-    victim.set(0, 1);
 }
