@@ -10,11 +10,12 @@ pub struct Sending {
     state: State,
 }
 
+/// The ring is boxed: a stream on TCP is small, and moves from task to task.
 #[derive(Debug)]
 enum State {
     Tcp { sent: u64 },
-    Token { token: SwitchToken, written: usize, then: Producer },
-    Ring(Producer),
+    Token { token: SwitchToken, written: usize, then: Box<Producer> },
+    Ring(Box<Producer>),
 }
 
 /// What to do with the program's next bytes.
@@ -61,7 +62,7 @@ impl Sending {
     }
 
     /// The ring, once the token is sent.
-    pub const fn ring(&mut self) -> Option<&mut Producer> {
+    pub fn ring(&mut self) -> Option<&mut Producer> {
         match &mut self.state {
             State::Ring(producer) => Some(producer),
             State::Tcp { .. } | State::Token { .. } => None,
@@ -83,7 +84,7 @@ impl Sending {
         if !granted.publish_switch(sent) {
             return false;
         }
-        self.state = State::Token { token: *granted.send_token(), written: 0, then: granted.producer() };
+        self.state = State::Token { token: *granted.send_token(), written: 0, then: Box::new(granted.producer()) };
         true
     }
 
