@@ -46,7 +46,7 @@ pub(crate) fn connections(list: &List) -> Result<(), String> {
         rows.iter().map(|row| {
             let mut cells = vec![
                 row.state.to_string(),
-                path(row).to_string(),
+                path(row).map_or_else(|| "-".into(), |path| path.to_string()),
                 row.ends.first().map_or_else(|| "-".into(), end),
                 row.ends.get(1).map_or_else(|| "-".into(), end),
                 bytes(row.bytes[0]),
@@ -92,15 +92,16 @@ pub(crate) fn containers(list: &List) -> Result<(), String> {
     )
 }
 
-/// The way a connection's bytes go, as far as the host knows. Streams say the same.
-fn path(row: &ConnectionRow) -> Path {
-    match (&row.state, &row.refusal) {
+/// The way a connection's bytes go, as far as the host knows; streams say the same. Nothing for a listener.
+fn path(row: &ConnectionRow) -> Option<Path> {
+    Some(match (&row.state, &row.refusal) {
+        (ConnectionState::Listening, _) => return None,
         (_, Some(refusal)) => Path::Tcp(Reason::Refused(refusal.clone())),
         (ConnectionState::Established | ConnectionState::Closing, None) => Path::SharedMemory,
         (ConnectionState::Offered | ConnectionState::Granted | ConnectionState::Refused, None) => {
             Path::Tcp(Reason::NotYet)
         }
-    }
+    })
 }
 
 fn end(end: &EndRow) -> String {
@@ -158,8 +159,8 @@ fn print(text: &str) -> Result<(), String> {
 #[derive(Serialize)]
 struct ConnectionJson<'a> {
     state: ConnectionState,
-    /// `shared-memory` or `tcp`.
-    path: &'static str,
+    /// `shared-memory` or `tcp`; null for a listener.
+    path: Option<&'static str>,
     /// Why it is on TCP.
     reason: Option<String>,
     ends: Vec<EndJson<'a>>,
@@ -187,8 +188,9 @@ struct EndJson<'a> {
 impl<'a> ConnectionJson<'a> {
     fn of(row: &'a ConnectionRow) -> Self {
         let (path, reason) = match path(row) {
-            Path::SharedMemory => ("shared-memory", None),
-            Path::Tcp(reason) => ("tcp", Some(reason.to_string())),
+            Some(Path::SharedMemory) => (Some("shared-memory"), None),
+            Some(Path::Tcp(reason)) => (Some("tcp"), Some(reason.to_string())),
+            None => (None, None),
         };
         let end = |end: &'a EndRow| EndJson {
             local: end.local,

@@ -6,6 +6,9 @@
 //!                       time, Close       Decline, Close, time, no memory: Refuse who is left, Release the block
 //! ```
 //!
+//! A connection that an earlier host service granted enters as `Announced` with its first end, and is `Established` with the
+//! second.
+//!
 //! Between the grant and `Ready` a block of the hugetlb pool is sealed, when both ends have said `Mapped`.
 //!
 //! The hub calls it under its lock and carries the decisions out in their order. A `Go` is decided only after two `Ready`, and
@@ -32,6 +35,8 @@ pub(crate) enum Decision {
     /// Both ends have mapped the block and not touched it: seal it and tell them, or tell [`Broker::tampered`]. Nothing to do
     /// for a block that was sealed when it was made.
     Seal(ConnectionId, [EndKey; 2]),
+    /// Both ends have announced a connection of an earlier host's: take over its block, if they agree on one.
+    Adopt(ConnectionId),
     /// Tell this end to go.
     Go(EndKey),
     /// Tell this end that it stays on TCP.
@@ -84,16 +89,16 @@ impl Broker {
 
     /// A proven offer.
     pub(crate) fn offer(&mut self, end: End, containers: &Containers, now: Instant) -> Vec<Decision> {
-        if self.draining {
-            return vec![Decision::Refuse(end.key, Refusal::Draining)];
-        }
         if self.table.of_end(end.key).is_some() {
             return Vec::new();
+        }
+        if self.draining {
+            return vec![Decision::Refuse(end.key, Refusal::Draining)];
         }
         let mut decisions = Vec::new();
         // The client closed an earlier connection with these addresses, and its word of that is still on the way.
         for old in self.table.waiting_of(end.key.session, end.local, end.peer) {
-            if self.table.get(old).is_some_and(|row| row.ends[0].scope == end.scope) {
+            if self.table.get(old).is_some_and(|row| row.phase == Phase::Waiting && row.ends[0].scope == end.scope) {
                 self.refuse(old, None, Refusal::NotProven, &mut decisions);
             }
         }
@@ -112,8 +117,30 @@ impl Broker {
         decisions
     }
 
+    /// A proven end of a connection that an earlier host service granted. Nobody is refused what he has; only the limit of
+    /// connections keeps an end out of the table.
+    pub(crate) fn announce(&mut self, end: End, containers: &Containers, now: Instant) -> Vec<Decision> {
+        if self.draining || self.table.of_end(end.key).is_some() || self.quota.enter(&end.client.key).is_err() {
+            return Vec::new();
+        }
+        let side = |end: &End| end.announced.as_ref().map(|announced| announced.side);
+        let candidates = self.table.candidates(Phase::Announced, end.local, end.peer);
+        let mut twins = candidates.into_iter().filter(|row| {
+            side(&row.ends[0]) != side(&end) && twin(&end, &row.ends[0], containers, self.rules.own).is_some()
+        });
+        let (Some(row), None) = (twins.next(), twins.next()) else {
+            self.table.announce(end, now);
+            return Vec::new();
+        };
+        let (id, keys) = (row.id, [row.ends[0].key, end.key]);
+        self.quota.charge_anyway([&row.ends[0].client.key, &end.client.key], self.rules.block_bytes);
+        self.table.reunite(id, end);
+        // An end that was ready when its host died hears now that both were.
+        vec![Decision::Adopt(id), Decision::Go(keys[0]), Decision::Go(keys[1])]
+    }
+
     fn find(&self, end: &End, containers: &Containers) -> Found {
-        let candidates = self.table.candidates(end.local, end.peer);
+        let candidates = self.table.candidates(Phase::Waiting, end.local, end.peer);
         let matches = |wanted: Twin| {
             let ids = candidates
                 .iter()
@@ -199,7 +226,7 @@ impl Broker {
     /// A session has ended: what is not established goes at once. The rest waits for [`Broker::session_gone`].
     pub(crate) fn session_ended(&mut self, session: SessionId) -> Vec<Decision> {
         let mut ends = self.table.of_session(session);
-        ends.retain(|end| self.look_up(*end).is_some_and(|(_, phase, _)| !matches!(phase, Phase::Established(_))));
+        ends.retain(|end| self.look_up(*end).is_some_and(|(_, phase, _)| !phase.is_established()));
         ends.into_iter().flat_map(|end| self.leave(end, Gone::Closed, Refusal::PeerClosed)).collect()
     }
 
@@ -219,6 +246,11 @@ impl Broker {
         let Some((id, phase, side)) = self.look_up(end) else { return decisions };
         match phase {
             Phase::Waiting | Phase::Granted(_) => self.refuse(id, Some(end), told_to_other, &mut decisions),
+            Phase::Announced => {
+                if let Some(row) = self.table.remove(id) {
+                    self.quota.leave(&row.ends[side].client.key);
+                }
+            }
             Phase::Established(mut left) => {
                 left[side] = Some(gone);
                 self.table.unindex_end(end);
@@ -267,11 +299,25 @@ impl Broker {
         decisions
     }
 
-    /// The service is shutting down: what is not established stays on TCP, what is goes on by itself.
+    /// The service is going to shut down: what waits stays on TCP, what is established goes on by itself. What is granted may
+    /// still come through, until [`Broker::end_grants`].
     pub(crate) fn drain(&mut self) -> Vec<Decision> {
         self.draining = true;
-        let pending: Vec<_> =
-            self.table.rows().filter(|row| !matches!(row.phase, Phase::Established(_))).map(|row| row.id).collect();
+        self.refuse_all(|phase| matches!(phase, Phase::Waiting))
+    }
+
+    /// The service shuts down now.
+    pub(crate) fn end_grants(&mut self) -> Vec<Decision> {
+        self.refuse_all(|phase| matches!(phase, Phase::Granted(_)))
+    }
+
+    /// Whether nothing is granted that is not established, and nothing will be.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.draining && !self.table.rows().any(|row| matches!(row.phase, Phase::Granted(_)))
+    }
+
+    fn refuse_all(&mut self, which: impl Fn(&Phase) -> bool) -> Vec<Decision> {
+        let pending: Vec<_> = self.table.rows().filter(|row| which(&row.phase)).map(|row| row.id).collect();
         let mut decisions = Vec::new();
         for id in pending {
             self.refuse(id, None, Refusal::Draining, &mut decisions);

@@ -90,6 +90,12 @@ pub enum HostError {
     /// The path does not fit a socket address.
     #[error("{0} is longer than the 107 bytes a socket path may have: choose a shorter --socket")]
     PathTooLong(PathBuf),
+    /// The inherited socket is of another kind.
+    #[error(
+        "the socket that was passed on is no listening Unix socket of type SEQPACKET with a path: \
+         in the .socket unit write ListenSequentialPacket=/run/shmbc/host.sock"
+    )]
+    Inherited,
     /// The ring capacity is not one that a block can have.
     #[error(transparent)]
     Capacity(#[from] BadCapacity),

@@ -1,7 +1,9 @@
 //! Puts a host service together and takes it apart. Wiring only.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use shmbc::layout::Sizes;
 use tokio::sync::{mpsc, watch};
@@ -19,6 +21,10 @@ use crate::server::{self, Listener};
 
 /// Containers that the Docker watcher may be asked to look at, at once. More are found by its next list.
 const ASKS: usize = 64;
+
+/// How long connections that are granted when the service is told to stop may take to be established. It takes them tens of
+/// microseconds, unless one end is stopped.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// A running host service. Ends when dropped; [`Host::shutdown`] also tells clients that are waiting.
 ///
@@ -40,6 +46,23 @@ impl Host {
     ///
     /// [`HostError`] says what stands in the way, and what to do.
     pub async fn start(config: HostConfig) -> Result<Self, HostError> {
+        Self::begin(config, Listener::bind).await
+    }
+
+    /// Starts a service on a control socket that somebody else made, listens on and keeps, such as systemd; the path in `config`
+    /// is not used. Otherwise as [`Host::start`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Host::start`]; [`HostError::Inherited`] for a socket of another kind.
+    pub async fn start_on(socket: OwnedFd, config: HostConfig) -> Result<Self, HostError> {
+        Self::begin(config, |_| Listener::inherit(socket)).await
+    }
+
+    async fn begin(
+        config: HostConfig,
+        listener: impl FnOnce(&Path) -> Result<Listener, HostError>,
+    ) -> Result<Self, HostError> {
         let sizes = Sizes::new([config.ring_capacity; 2])?;
         config.huge_pages.tell_whether_there_are_some();
         let (pool, taken_back) = Pool::new(sizes, config.stock);
@@ -48,7 +71,7 @@ impl Host {
         let (maker, orders) = (config.huge_pages == HugePages::Hugetlb).then(Maker::new).unzip();
         let hub = Arc::new(Hub::new(&config, sizes, Arc::clone(&pool), maker, asks));
         hub.learn_own();
-        let listener = Listener::bind(&config.socket)?;
+        let listener = listener(&config.socket)?;
         let socket = listener.path().to_owned();
         let (stop, stopping) = watch::channel(false);
         info!(socket = %socket.display(), ring = config.ring_capacity, "host service ready");
@@ -78,9 +101,10 @@ impl Host {
         self.hub.counts()
     }
 
-    /// Tells clients that wait that their connections stay on TCP, ends all sessions and removes the socket's file.
+    /// Tells clients that wait that their connections stay on TCP, lets those that are granted come through, ends all sessions and
+    /// removes the socket's file unless it was inherited.
     pub async fn shutdown(mut self) {
-        self.hub.drain();
+        self.hub.drain(GRACE).await;
         let _ = self.stop.send(true);
         if let Some(server) = self.server.take() {
             let _ = server.await;

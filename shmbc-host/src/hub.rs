@@ -4,17 +4,21 @@
 //! told things in the order in which they were decided; nothing done under it waits for anybody.
 
 mod addresses;
+mod announced;
 mod report;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::ops::RangeInclusive;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use shmbc::block::{self, Block};
-use shmbc::control::message::{Decline, End as EndName, Grant, Identity, LocalEntry, Offer, Pages, Refusal, ToClient};
+use shmbc::control::message::{
+    Decline, End as EndName, Grant, Identity, LocalEntry, Offer, OfferId, Pages, Refusal, ToClient,
+};
 use shmbc::doorbell;
 use shmbc::layout::{Direction, Sizes};
 use shmbc::link::SwitchToken;
@@ -22,6 +26,7 @@ use shmbc::sys::Node;
 use tokio::sync::{Notify, mpsc, watch};
 use tracing::{debug, warn};
 
+use self::announced::{Listener, end};
 pub use self::report::Counts;
 use crate::broker::{Broker, Decision, Release, Rules};
 use crate::config::HostConfig;
@@ -42,6 +47,8 @@ struct State {
     containers: Containers,
     sessions: HashMap<SessionId, (Arc<Client>, Outbox)>,
     blocks: HashMap<ConnectionId, Held>,
+    /// In order of their sessions.
+    listeners: BTreeMap<EndKey, Listener>,
     next_session: u64,
     armed: Option<Instant>,
 }
@@ -66,6 +73,8 @@ pub(crate) struct Hub {
     state: Mutex<State>,
     locality: watch::Sender<Arc<Vec<LocalEntry>>>,
     deadline: Notify,
+    /// The last grant is answered, after a drain began.
+    settled: Notify,
     containers_changed: Notify,
     docker_up: AtomicBool,
     asks: mpsc::Sender<String>,
@@ -94,6 +103,7 @@ impl Hub {
             containers: Containers::default(),
             sessions: HashMap::new(),
             blocks: HashMap::new(),
+            listeners: BTreeMap::new(),
             next_session: 1,
             armed: None,
         };
@@ -107,6 +117,7 @@ impl Hub {
             state: Mutex::new(state),
             locality: watch::Sender::new(Arc::default()),
             deadline: Notify::new(),
+            settled: Notify::new(),
             containers_changed: Notify::new(),
             docker_up: AtomicBool::new(false),
             asks,
@@ -141,6 +152,7 @@ impl Hub {
         self.carry_out(&mut state, decisions);
         state.broker.quota.close_session(&client.key);
         state.containers.forget(session);
+        state.forget_listeners(session);
         self.publish_locality(&state);
         state.broker.has_ends(session)
     }
@@ -178,6 +190,15 @@ impl Hub {
 
     /// A proven offer.
     pub(crate) fn offer(&self, session: SessionId, client: &Arc<Client>, offer: &Offer, proof: Proof) {
+        self.tell_if_believed(&proof);
+        let end = end(EndKey { session, offer: offer.id }, client, proof, offer.cpu);
+        let mut state = self.state();
+        let State { broker, containers, .. } = &mut *state;
+        let decisions = broker.offer(end, containers, Instant::now());
+        self.carry_out(&mut state, decisions);
+    }
+
+    fn tell_if_believed(&self, proof: &Proof) {
         if proof.believed && !self.told_believed.swap(true, Ordering::Relaxed) {
             warn!(
                 "this service may not look at its clients' sockets (CAP_SYS_PTRACE): \
@@ -185,19 +206,6 @@ impl Hub {
                 self.own.uid
             );
         }
-        let end = End {
-            key: EndKey { session, offer: offer.id },
-            client: Arc::clone(client),
-            local: proof.local,
-            peer: proof.peer,
-            scope: proof.scope,
-            socket: proof.socket,
-            cpu: offer.cpu,
-        };
-        let mut state = self.state();
-        let State { broker, containers, .. } = &mut *state;
-        let decisions = broker.offer(end, containers, Instant::now());
-        self.carry_out(&mut state, decisions);
     }
 
     /// An offer that is refused for what it is.
@@ -205,7 +213,7 @@ impl Hub {
         let key = EndKey { session, offer: offer.id };
         let (local, peer) = (plain(offer.local), plain(offer.peer));
         let (client, scope) = (Arc::clone(client), Scope::Unproven);
-        let end = End { key, client, local, peer, scope, socket: None, cpu: offer.cpu };
+        let end = End { key, client, local, peer, scope, socket: None, cpu: offer.cpu, announced: None };
         let mut state = self.state();
         if state.broker.table.of_end(key).is_none() {
             state.broker.note_refused(end, refusal.clone(), Instant::now());
@@ -226,7 +234,11 @@ impl Hub {
     }
 
     pub(crate) fn close(&self, end: EndKey) {
-        self.decide(|broker| broker.close(end));
+        let mut state = self.state();
+        if state.listeners.remove(&end).is_none() {
+            let decisions = state.broker.close(end);
+            self.carry_out(&mut state, decisions);
+        }
     }
 
     /// Rings that are to follow their consumers to another NUMA node, at most `most`.
@@ -245,9 +257,17 @@ impl Hub {
         moves.take(most).collect()
     }
 
-    /// Tells all ends that are not established that they stay on TCP.
-    pub(crate) fn drain(&self) {
+    /// Tells all ends that wait that they stay on TCP, and grants nothing from now on. Returns when what is granted is established,
+    /// or after `patience`.
+    pub(crate) async fn drain(&self, patience: Duration) {
         self.decide(Broker::drain);
+        let settled = async {
+            while !self.state().broker.is_drained() {
+                self.settled.notified().await;
+            }
+        };
+        let _ = tokio::time::timeout(patience, settled).await;
+        self.decide(Broker::end_grants);
     }
 
     /// Refuses what has waited too long, whenever it has. Never returns.
@@ -277,6 +297,7 @@ impl Hub {
                     }
                 }
                 Decision::Seal(id, ends) => self.seal(state, id, ends),
+                Decision::Adopt(id) => self.adopt(state, id),
                 Decision::Go(end) => state.tell(end, &ToClient::Go(end.offer)),
                 Decision::Refuse(end, refusal) => state.tell(end, &ToClient::Refused(end.offer, refusal)),
                 Decision::Release(id, how) => {
@@ -289,6 +310,9 @@ impl Hub {
                     }
                 }
             }
+        }
+        if state.broker.is_drained() {
+            self.settled.notify_one();
         }
         let next = state.broker.next_deadline();
         if next != state.armed {
@@ -435,6 +459,11 @@ fn identity(containers: &Containers, client: &Client) -> Identity {
         uid: client.uid,
         gid: client.gid,
     }
+}
+
+/// All numbers that a session can have given.
+fn sides(session: SessionId) -> RangeInclusive<EndKey> {
+    EndKey { session, offer: OfferId(0) }..=EndKey { session, offer: OfferId(u64::MAX) }
 }
 
 async fn sleep_until(at: Option<Instant>) {

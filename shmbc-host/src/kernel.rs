@@ -4,7 +4,8 @@
 #![allow(unsafe_code, reason = "three system calls and a registration without a safe wrapper")]
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -59,6 +60,17 @@ pub(crate) fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
         libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_NETNS_COOKIE, (&raw mut cookie).cast(), &raw mut len)
     };
     if done == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The descriptors that whoever started this process has passed on (`sd_listen_fds(3)`): 3, 4, ... Only the first call has them.
+pub(crate) fn inherited() -> Vec<OwnedFd> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    if TAKEN.swap(true, Ordering::Relaxed) {
+        return Vec::new();
+    }
+    let fds = sd_notify::listen_fds().into_iter().flatten();
+    // SAFETY: `LISTEN_PID` is this process, so these were passed on to it, and by `TAKEN` nobody has taken them before.
+    fds.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).collect()
 }
 
 #[cfg(test)]

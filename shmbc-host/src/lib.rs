@@ -38,6 +38,7 @@ mod huge_pages;
 mod hugetlb;
 mod identity;
 mod kernel;
+mod mapped;
 mod numa;
 mod policy;
 mod pool;

@@ -46,10 +46,11 @@ impl Pool {
     }
 
     /// A block that was made elsewhere is out, too.
-    pub(crate) fn adopt(&self, block: Block) -> Arc<Block> {
+    pub(crate) fn adopt(&self, block: impl Into<Arc<Block>>) -> Arc<Block> {
+        let block = block.into();
         self.out.fetch_add(1, Ordering::Relaxed);
         self.out_bytes.fetch_add(block.len() as u64, Ordering::Relaxed);
-        Arc::new(block)
+        block
     }
 
     fn back(&self, block: &Block) {

@@ -7,13 +7,13 @@
 //! A host that may not pull descriptors (`EPERM`) serves only processes of its own user, in its own container if it is in
 //! one, and takes their word: they could do anything to each other anyway.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, ipproto, sockopt};
 use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
-use shmbc::control::message::Offer;
+use shmbc::control::message::{Listening, Offer};
 
 use crate::identity::{Client, Place, place};
 use crate::kernel;
@@ -76,7 +76,7 @@ pub(crate) enum NotProven {
         "this service may not look at the sockets of uid {0}: it needs CAP_SYS_PTRACE (docker run --cap-add SYS_PTRACE)"
     )]
     NotPermitted(u32),
-    #[error("the descriptor is not a connected TCP socket")]
+    #[error("the descriptor is not a TCP socket of the kind that was named")]
     NotTcp,
     #[error("the socket is {0} to {1}, which is not what was offered")]
     OtherAddresses(SocketAddr, SocketAddr),
@@ -86,28 +86,44 @@ pub(crate) enum NotProven {
 
 /// Looks at the socket that `offer` names.
 pub(crate) fn prove(client: &Client, offer: &Offer, own: &Own) -> Result<Proof, NotProven> {
+    socket(client, offer.fd, (offer.local, offer.peer), own, look)
+}
+
+/// Looks at the listening socket that `listening` names.
+pub(crate) fn prove_listener(client: &Client, listening: &Listening, own: &Own) -> Result<Proof, NotProven> {
+    let nobody: IpAddr = if listening.local.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
+    socket(client, listening.fd, (listening.local, SocketAddr::new(nobody, 0)), own, look_at_listener)
+}
+
+fn socket(
+    client: &Client,
+    fd: i32,
+    (local, peer): (SocketAddr, SocketAddr),
+    own: &Own,
+    look: impl Fn(&OwnedFd) -> Option<Proof>,
+) -> Result<Proof, NotProven> {
     // The library takes a negative number for a mistake of ours, and panics.
-    if offer.fd < 0 {
-        return Err(NotProven::NotOpen(offer.fd));
+    if fd < 0 {
+        return Err(NotProven::NotOpen(fd));
     }
-    let proof = match pidfd_getfd(&client.pidfd, offer.fd, PidfdGetfdFlags::empty()) {
+    let (local, peer) = (plain(local), plain(peer));
+    let proof = match pidfd_getfd(&client.pidfd, fd, PidfdGetfdFlags::empty()) {
         Ok(copy) => {
             let seen = look(&copy);
             drop(copy);
             seen.ok_or(NotProven::NotTcp)?
         }
-        Err(Errno::BADF) => return Err(NotProven::NotOpen(offer.fd)),
+        Err(Errno::BADF) => return Err(NotProven::NotOpen(fd)),
         Err(Errno::SRCH) => return Err(NotProven::Exited),
         Err(Errno::PERM | Errno::ACCESS | Errno::NOSYS) => {
             if !own.is_housemate(client) {
                 return Err(NotProven::NotPermitted(client.uid));
             }
-            let (local, peer) = (plain(offer.local), plain(offer.peer));
             return Ok(Proof { local, peer, scope: Scope::Unproven, socket: None, believed: true });
         }
         Err(other) => return Err(NotProven::Failed(other)),
     };
-    if proof.local != plain(offer.local) || proof.peer != plain(offer.peer) {
+    if proof.local != local || proof.peer != peer {
         return Err(NotProven::OtherAddresses(proof.local, proof.peer));
     }
     Ok(proof)
@@ -115,6 +131,21 @@ pub(crate) fn prove(client: &Client, offer: &Offer, own: &Own) -> Result<Proof, 
 
 /// What the kernel says about a descriptor, if it is a connected TCP socket.
 fn look(copy: &OwnedFd) -> Option<Proof> {
+    let peer = SocketAddr::try_from(rustix::net::getpeername(copy).ok()??).ok()?;
+    look_at_tcp(copy, peer)
+}
+
+/// What the kernel says about a descriptor, if it is a TCP socket that accepts connections.
+fn look_at_listener(copy: &OwnedFd) -> Option<Proof> {
+    let listens = sockopt::socket_acceptconn(copy).ok()?;
+    let nobody: IpAddr = match sockopt::socket_domain(copy).ok()? {
+        AddressFamily::INET => [0; 4].into(),
+        _ => [0_u16; 8].into(),
+    };
+    look_at_tcp(copy, SocketAddr::new(nobody, 0)).filter(|_| listens)
+}
+
+fn look_at_tcp(copy: &OwnedFd, peer: SocketAddr) -> Option<Proof> {
     let tcp = sockopt::socket_type(copy).ok()? == SocketType::STREAM
         && matches!(sockopt::socket_domain(copy).ok()?, AddressFamily::INET | AddressFamily::INET6)
         && sockopt::socket_protocol(copy).ok()? == Some(ipproto::TCP);
@@ -122,7 +153,6 @@ fn look(copy: &OwnedFd) -> Option<Proof> {
         return None;
     }
     let local = SocketAddr::try_from(rustix::net::getsockname(copy).ok()?).ok()?;
-    let peer = SocketAddr::try_from(rustix::net::getpeername(copy).ok()??).ok()?;
     let scope = kernel::netns_cookie(copy.as_fd()).map_or(Scope::Unproven, Scope::Netns);
     let socket = sockopt::socket_cookie(copy).ok();
     Some(Proof { local: plain(local), peer: plain(peer), scope, socket, believed: false })

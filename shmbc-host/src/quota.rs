@@ -164,6 +164,13 @@ impl Quota {
         Ok(())
     }
 
+    /// Charges both ends for a block that they have already.
+    pub(crate) fn charge_anyway(&mut self, clients: [&ClientKey; 2], bytes: u64) {
+        for client in clients {
+            self.change(client, |usage| usage.block_bytes = usage.block_bytes.saturating_add(bytes));
+        }
+    }
+
     /// Gives the charge for a block back.
     pub(crate) fn refund(&mut self, clients: [&ClientKey; 2], bytes: u64) {
         for client in clients {

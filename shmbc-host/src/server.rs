@@ -3,8 +3,10 @@
 //! The socket is open to everybody: who may do what is decided by who a client is, not by who reaches the file. A
 //! file left behind by a service that died is replaced; one behind which somebody answers never is.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,7 +14,7 @@ use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
@@ -37,7 +39,9 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Listener {
     socket: AsyncFd<OwnedFd>,
-    file: SocketFile,
+    path: PathBuf,
+    /// Nothing when somebody else keeps the socket: it outlives the service, and clients that come meanwhile wait in it.
+    _file: Option<SocketFile>,
 }
 
 /// The file of a listening socket.
@@ -98,12 +102,35 @@ impl Listener {
         drop(locked);
         let socket =
             kernel::register(socket, Interest::READABLE).map_err(HostError::io("watching the control socket"))?;
-        Ok(Self { socket, file })
+        Ok(Self { socket, path: path.to_owned(), _file: Some(file) })
+    }
+
+    /// Takes over a socket that somebody else made, listens on and keeps, such as systemd.
+    ///
+    /// # Errors
+    ///
+    /// [`HostError::Inherited`] when it is another kind of socket.
+    pub(crate) fn inherit(socket: OwnedFd) -> Result<Self, HostError> {
+        let right = sockopt::socket_domain(&socket).is_ok_and(|domain| domain == AddressFamily::UNIX)
+            && sockopt::socket_type(&socket).is_ok_and(|kind| kind == SocketType::SEQPACKET)
+            && sockopt::socket_acceptconn(&socket).unwrap_or(false);
+        let address = rustix::net::getsockname(&socket).ok().and_then(|address| SocketAddrUnix::try_from(address).ok());
+        let path =
+            address.as_ref().and_then(SocketAddrUnix::path_bytes).map(|path| PathBuf::from(OsStr::from_bytes(path)));
+        let (true, Some(path)) = (right, path) else { return Err(HostError::Inherited) };
+        rustix::io::ioctl_fionbio(&socket, true)
+            .map_err(|e| HostError::io("preparing the control socket")(e.into()))?;
+        if let Err(error) = kernel::refuse_descriptors(socket.as_fd()) {
+            debug!(%error, "this kernel lets clients send descriptors; any that come are closed");
+        }
+        let socket =
+            kernel::register(socket, Interest::READABLE).map_err(HostError::io("watching the control socket"))?;
+        Ok(Self { socket, path, _file: None })
     }
 
     /// Where it is.
     pub(crate) fn path(&self) -> &Path {
-        &self.file.path
+        &self.path
     }
 
     async fn accept(&self) -> io::Result<OwnedFd> {

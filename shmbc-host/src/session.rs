@@ -12,7 +12,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use shmbc::control::message::{LocalEntry, MAX_LOCAL_ENTRIES, MAX_ROWS, Offer, PROTOCOL, Refusal, ToClient, ToHost};
+use shmbc::control::message::{
+    Announcement, Listening, LocalEntry, MAX_LOCAL_ENTRIES, MAX_ROWS, Offer, PROTOCOL, Refusal, ToClient, ToHost,
+};
 use shmbc::control::socket::{self, Received};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
@@ -21,6 +23,7 @@ use tracing::debug;
 use self::outbox::{Inbox, Outgoing};
 use crate::hub::Hub;
 use crate::identity::Client;
+use crate::mapped;
 use crate::prove::{self, NotProven};
 use crate::table::connections::{EndKey, Gone, SessionId};
 
@@ -29,6 +32,9 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long the kernel may take to let us look at a socket. Tens of microseconds, unless the client makes it slow.
 const PROOF_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long an announcement waits for its client's share of the service, each time.
+const QUOTA_PAUSE: Duration = Duration::from_millis(10);
 
 /// How long a process whose session ended has to turn out dead; else it lives on without a session.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -200,6 +206,8 @@ impl Session {
             ToHost::Ready(id) => self.hub.ready(end(id)),
             ToHost::Decline(id, why) => self.hub.decline(end(id), why),
             ToHost::Close(id) => self.hub.close(end(id)),
+            ToHost::Announce(announcement) => self.announce(announcement).await?,
+            ToHost::Listen(listening) => self.listen(listening).await?,
             ToHost::ListConnections => {
                 let hub = Arc::clone(&self.hub);
                 let rows = match self.allowed() {
@@ -224,14 +232,8 @@ impl Session {
             self.hub.refuse(self.id, &self.client, &offer, refusal);
             return Ok(());
         }
-        let (hub, client, claimed) = (Arc::clone(&self.hub), Arc::clone(&self.client), offer.clone());
-        let proof = tokio::task::spawn_blocking(move || {
-            let proof = prove::prove(&client, &claimed, &hub.own);
-            hub.end_proof(&client);
-            proof
-        });
-        let proof = tokio::time::timeout(PROOF_TIMEOUT, proof).await.map_err(|_| End::SlowProof)?;
-        match proof.map_err(io::Error::other)? {
+        let claimed = offer.clone();
+        match self.look(move |client, own| prove::prove(client, &claimed, own)).await? {
             Ok(proof) => self.hub.offer(self.id, &self.client, &offer, proof),
             Err(why) => {
                 // Once per process at most would be too little: each is about another connection.
@@ -243,6 +245,66 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// An end of a connection that an earlier service has granted. What cannot be seen to be one is not listed, and goes on.
+    async fn announce(&self, announcement: Announcement) -> Result<(), End> {
+        if !self.may_look().await {
+            return Ok(());
+        }
+        let claimed = announcement.clone();
+        let seen = self.look(move |client, own| {
+            let proof = prove::prove(client, &claimed.offer, own)?;
+            Ok((proof, mapped::block(client, claimed.mapped)))
+        });
+        match seen.await? {
+            Ok((proof, block)) => self.hub.announce(self.id, &self.client, &announcement, proof, block),
+            Err(why) => self.not_seen(&why),
+        }
+        Ok(())
+    }
+
+    /// A listening socket.
+    async fn listen(&self, listening: Listening) -> Result<(), End> {
+        if !self.may_look().await {
+            return Ok(());
+        }
+        match self.look(move |client, own| prove::prove_listener(client, &listening, own)).await? {
+            Ok(proof) => self.hub.listen(EndKey { session: self.id, offer: listening.id }, &self.client, proof),
+            Err(why) => self.not_seen(&why),
+        }
+        Ok(())
+    }
+
+    fn not_seen(&self, why: &NotProven) {
+        debug!(pid = self.client.pid, %why, "announcement not proven");
+    }
+
+    /// Waits until this client may have a socket looked at: all its connections announce themselves at once when the service has
+    /// restarted, so none is refused for being one too many in this second. False when the service is shutting down.
+    async fn may_look(&self) -> bool {
+        loop {
+            match self.hub.begin_proof(&self.client) {
+                Ok(()) => return true,
+                Err(Refusal::Quota(_)) => tokio::time::sleep(QUOTA_PAUSE).await,
+                Err(_) => return false,
+            }
+        }
+    }
+
+    /// Looks at a socket of the client's, on a thread that may wait. Follows a `begin_proof`.
+    async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Client, &prove::Own) -> T + Send + 'static,
+    ) -> Result<T, End> {
+        let (hub, client) = (Arc::clone(&self.hub), Arc::clone(&self.client));
+        let looking = tokio::task::spawn_blocking(move || {
+            let seen = look(&client, &hub.own);
+            hub.end_proof(&client);
+            seen
+        });
+        let seen = tokio::time::timeout(PROOF_TIMEOUT, looking).await.map_err(|_| End::SlowProof)?;
+        Ok(seen.map_err(io::Error::other)?)
     }
 
     fn allowed(&self) -> bool {

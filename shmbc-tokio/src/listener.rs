@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::task::{Context, Poll, ready};
 
+use shmbc::{Registration, register_listener};
 use tokio::net::{TcpListener, ToSocketAddrs};
 
 use crate::stream::ShmStream;
@@ -14,6 +15,8 @@ use crate::stream::ShmStream;
 ///
 /// It is a real TCP listener: addresses, ports, backlog and refusal are the kernel's own.
 pub struct ShmListener {
+    // Before the socket, so that the host service is told before the number can be another one's.
+    registration: Registration,
     tcp: TcpListener,
 }
 
@@ -38,8 +41,7 @@ impl ShmListener {
     }
 
     pub(crate) fn new(tcp: TcpListener) -> Self {
-        shmbc::announce();
-        Self { tcp }
+        Self { registration: register_listener(tcp.as_fd()), tcp }
     }
 
     /// Accepts a connection, like [`TcpListener::accept`].
@@ -86,6 +88,7 @@ impl ShmListener {
     ///
     /// Those of deregistering it.
     pub fn into_std(self) -> io::Result<std::net::TcpListener> {
+        drop(self.registration);
         self.tcp.into_std()
     }
 

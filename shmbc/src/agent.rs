@@ -16,14 +16,14 @@ mod talk;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
-use crate::control::message::OfferId;
+use crate::control::message::{Listening, OfferId};
 use crate::eventfd::EventFd;
 use crate::link::Reason;
 use crate::locality::{Locality, LocalityTable};
@@ -46,6 +46,7 @@ struct Agent {
 #[derive(Debug)]
 enum Command {
     Offer(Box<Claim>),
+    Register(Listening),
     Close(OfferId),
     CloseBehindToken(Leaving),
     WakeAt(Instant, Weak<Upgrade>),
@@ -75,9 +76,26 @@ pub(crate) fn next_id() -> OfferId {
     OfferId(NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// Makes this process known to the host service, so that the addresses it listens on count as local. Every listener does so.
-pub fn announce() {
-    let _ = agent();
+/// A listener that the host service knows of, until this is dropped.
+#[derive(Debug)]
+pub struct Registration(Option<OfferId>);
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        if let Some(id) = self.0 {
+            close(id);
+        }
+    }
+}
+
+/// Tells the host service of a listening socket, so that its addresses count as local and people can see it. Every listener does
+/// so, and keeps what this returns for as long as it keeps the socket.
+pub fn register_listener(socket: BorrowedFd<'_>) -> Registration {
+    let local = rustix::net::getsockname(socket).ok().and_then(|address| SocketAddr::try_from(address).ok());
+    let (Some(agent), Some(local)) = (agent(), local) else { return Registration(None) };
+    let listening = Listening { id: next_id(), fd: socket.as_raw_fd(), local };
+    agent.send(Command::Register(listening));
+    Registration(Some(listening.id))
 }
 
 /// Offers a stream. Says why not when that is clear at once.

@@ -100,6 +100,32 @@ impl Block {
         Ok(Self { fd, header, sizes, huge: false })
     }
 
+    /// A block that an earlier host made, found mapped in a client.
+    ///
+    /// # Errors
+    ///
+    /// [`BlockError`] says what it lacks. One on huge pages is not taken: once sealed it cannot be mapped again.
+    pub fn adopt(fd: OwnedFd) -> Result<Self, BlockError> {
+        let len = nix::sys::stat::fstat(&fd).map_err(io::Error::from)?.st_size as usize;
+        check(&fd, REQUIRED, TMPFS_MAGIC, len)?;
+        if len < layout::HEADER {
+            return Err(BlockError::Header);
+        }
+        let header = Mapping::of(fd.as_fd(), layout::HEADER)?;
+        let capacity = layout::CAPACITY_WORDS.map(|word| header.word(word).load(Ordering::Relaxed));
+        let sizes = Sizes::new(capacity).map_err(|_| BlockError::Header)?;
+        if sizes.block_len() != len || !is_identified(&header, sizes) {
+            return Err(BlockError::Header);
+        }
+        Ok(Self { fd, header, sizes, huge: false })
+    }
+
+    /// Whether both are the same memory.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let inode = |block: &Self| nix::sys::stat::fstat(&block.fd).map(|stat| (stat.st_dev, stat.st_ino));
+        matches!((inode(self), inode(other)), (Ok(a), Ok(b)) if a == b)
+    }
+
     /// Its sizes.
     pub const fn sizes(&self) -> Sizes {
         self.sizes

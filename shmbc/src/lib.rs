@@ -92,7 +92,7 @@ mod upgrade;
 mod wait;
 
 #[cfg(not(loom))]
-pub use agent::{announce, query};
+pub use agent::{Registration, query, register_listener};
 #[cfg(not(loom))]
 pub use config::{AlreadyInstalled, Config, ConfigError, When};
 pub use ring::PeerFault;

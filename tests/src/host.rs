@@ -117,13 +117,7 @@ impl HostProcess {
     ///
     /// When the tool fails.
     pub fn connections(&self) -> Vec<serde_json::Value> {
-        let output = std::process::Command::new(program("shmbc-under-test"))
-            .args(["ss", "--json", "--socket"])
-            .arg(&self.socket)
-            .output()
-            .expect("run shmbc");
-        assert!(output.status.success(), "shmbc ss: {}", String::from_utf8_lossy(&output.stderr));
-        serde_json::from_slice(&output.stdout).expect("a JSON array")
+        connections(&self.socket)
     }
 
     /// How many descriptors it has open.
@@ -140,6 +134,21 @@ impl Drop for HostProcess {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// The connection table of the service at `path`, as `shmbc ss --json` prints it.
+///
+/// # Panics
+///
+/// When the tool fails.
+pub fn connections(path: &Path) -> Vec<serde_json::Value> {
+    let output = std::process::Command::new(program("shmbc-under-test"))
+        .args(["ss", "--json", "--socket"])
+        .arg(path)
+        .output()
+        .expect("run shmbc");
+    assert!(output.status.success(), "shmbc ss: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("a JSON array")
 }
 
 /// Begins a session with the service at `path`; nothing when none answers.

@@ -257,10 +257,10 @@ fn stopped_around_the_switch() {
     }
 }
 
-/// The host's connections, without the last refused ones, which it lists for a while for people who ask.
+/// The connections that the host has a hand in: without listeners, and the last refused ones, which it lists for people who ask.
 fn connections(host: &HostProcess) -> Vec<serde_json::Value> {
     let mut rows = host.connections();
-    rows.retain(|row| row["state"] != "refused");
+    rows.retain(|row| row["state"] != "refused" && row["state"] != "listening");
     rows
 }
 

@@ -4,10 +4,11 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use shmbc::control::message::OfferId;
+use shmbc::control::message::{End as EndName, OfferId};
 
 use super::*;
 use crate::identity::Client;
+use crate::table::connections::Announced;
 use crate::table::containers::Container;
 
 const TWIN: Duration = Duration::from_secs(2);
@@ -28,7 +29,7 @@ fn end_of(client: &Arc<Client>, key: EndKey, n: u16, listens: bool) -> End {
     if listens {
         std::mem::swap(&mut local, &mut peer);
     }
-    End { key, client: Arc::clone(client), local, peer, scope: Scope::Netns(1), socket: None, cpu: 0 }
+    End { key, client: Arc::clone(client), local, peer, scope: Scope::Netns(1), socket: None, cpu: 0, announced: None }
 }
 
 struct World {
@@ -273,6 +274,7 @@ impl Witness {
                         prop_assert_eq!(self.pending.get(&end).copied(), Some((id, false)), "sealed when it was ready");
                     }
                 }
+                Decision::Adopt(_) => return Err(TestCaseError::fail("nobody has announced anything")),
                 Decision::Go(end) => {
                     let Some((id, ready)) = self.pending.remove(&end) else {
                         return Err(TestCaseError::fail("go without a grant"));
@@ -359,4 +361,54 @@ proptest! {
         world.broker.quota.close_session(&world.client.key);
         prop_assert!(world.broker.quota.is_empty(), "{:?}", world.broker.quota);
     }
+}
+
+fn announced(client: &Arc<Client>, key: EndKey, listens: bool, side: EndName) -> End {
+    End { announced: Some(Announced { side, block: None }), ..end_of(client, key, 1, listens) }
+}
+
+#[test]
+fn connection_of_an_earlier_host_when_both_ends_announce_it_is_established_and_leaves_like_any_other() {
+    let mut world = World::new();
+    let World { broker, containers, client, now } = &mut world;
+    let (a, b) = (announced(client, key(1, 1), false, EndName::A), announced(client, key(2, 1), true, EndName::B));
+    assert_eq!(broker.announce(b.clone(), containers, *now), []);
+    assert_eq!(broker.next_deadline(), None, "its twin may be stopped for as long as it likes");
+    let decisions = broker.announce(a.clone(), containers, *now);
+    let [Decision::Adopt(id), go @ ..] = decisions.as_slice() else { panic!("{decisions:?}") };
+    assert_eq!(go, [Decision::Go(b.key), Decision::Go(a.key)], "one that was ready may not know of the other");
+    let ends: Vec<_> = broker.table.get(*id).unwrap().ends.iter().map(|end| end.key).collect();
+    assert_eq!(ends, [a.key, b.key], "A first, whoever came first");
+    assert_eq!(broker.close(a.key), []);
+    assert_eq!(broker.close(b.key), [Decision::Release(*id, Release::Reclaim)]);
+    broker.quota.close_session(&client.key);
+    assert!(broker.quota.is_empty(), "{:?}", broker.quota);
+    assert!(world.is_empty());
+}
+
+#[test]
+fn announced_end_when_the_other_one_is_the_same_side_or_only_offers_stays_alone() {
+    let mut world = World::new();
+    let World { broker, containers, client, now } = &mut world;
+    assert_eq!(broker.announce(announced(client, key(1, 1), false, EndName::A), containers, *now), []);
+    assert_eq!(broker.announce(announced(client, key(2, 1), true, EndName::A), containers, *now), []);
+    assert_eq!(broker.offer(end_of(client, key(2, 2), 1, true), containers, *now), []);
+    assert_eq!(broker.table.rows().filter(|row| row.ends.len() == 2).count(), 0);
+    assert_eq!(broker.session_gone(SessionId(1), Gone::Lost), []);
+    assert_eq!(broker.close(key(2, 1)), []);
+    assert_eq!(broker.close(key(2, 2)), []);
+    assert!(world.is_empty());
+}
+
+#[test]
+fn drain_when_a_grant_is_under_way_lets_it_come_through_and_refuses_who_waits() {
+    let mut world = World::new();
+    let (a, b, _) = world.granted();
+    assert_eq!(world.offer(key(3, 1), 2, false), []);
+    assert_eq!(world.broker.drain(), [Decision::Refuse(key(3, 1), Refusal::Draining)]);
+    assert!(!world.broker.is_drained());
+    assert_eq!(world.broker.ready(a), []);
+    assert_eq!(world.broker.ready(b), [Decision::Go(a), Decision::Go(b)]);
+    assert!(world.broker.is_drained());
+    assert_eq!(world.broker.end_grants(), []);
 }

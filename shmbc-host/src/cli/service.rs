@@ -9,11 +9,13 @@ use std::time::Duration;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use sd_notify::NotifyState;
 use shmbc::control::client::{Client, socket_path};
 use shmbc::control::socket::DEFAULT_PATH;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
+use crate::kernel;
 use crate::{Docker, Host, HostConfig, HugePages};
 
 /// The host service of SHMBC: brings the two ends of TCP connections on this machine together through shared memory.
@@ -116,14 +118,29 @@ async fn serve(config: HostConfig) -> Result<(), String> {
     // Before anybody is answered: who has had an answer may send a signal.
     let watched = |kind| signal(kind).map_err(|e| format!("signals cannot be watched: {e}"));
     let (mut terminate, mut interrupt) = (watched(SignalKind::terminate())?, watched(SignalKind::interrupt())?);
-    let host = Host::start(config).await.map_err(|e| e.to_string())?;
+    let mut inherited = kernel::inherited();
+    let host = match (inherited.pop(), inherited.len()) {
+        (None, _) => Host::start(config).await,
+        (Some(socket), 0) => Host::start_on(socket, config).await,
+        (Some(_), more) => return Err(format!("{} sockets were passed on: the service takes one", more + 1)),
+    };
+    let host = host.map_err(|e| e.to_string())?;
+    tell_manager(NotifyState::Ready);
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
     info!("stopping; established connections go on");
+    tell_manager(NotifyState::Stopping);
     host.shutdown().await;
     Ok(())
+}
+
+/// Tells the service manager, if one has started this and wants to know (`sd_notify(3)`).
+fn tell_manager(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        warn!(%error, "the service manager cannot be told");
+    }
 }
 
 /// Makes the socket's directory if it is not there. If that fails, starting says why.

@@ -72,7 +72,7 @@ impl Hub {
                 state: match row.phase {
                     Phase::Waiting => ConnectionState::Offered,
                     Phase::Granted(_) => ConnectionState::Granted,
-                    Phase::Established([None, None]) => ConnectionState::Established,
+                    Phase::Announced | Phase::Established([None, None]) => ConnectionState::Established,
                     Phase::Established(_) => ConnectionState::Closing,
                 },
                 ends: ends.map(|(side, end)| EndRow { node: node(side, end), ..state.end_row(end.into()) }).collect(),
@@ -92,7 +92,7 @@ impl Hub {
             ring_nodes: [const { Vec::new() }; 2],
             refusal: Some(row.refusal.clone()),
         });
-        let rows = live.chain(refused).collect();
+        let rows = live.chain(refused).chain(state.listener_rows(now)).collect();
         (rows, blocks)
     }
 
@@ -100,7 +100,7 @@ impl Hub {
     pub(crate) fn container_rows(&self) -> Vec<ContainerRow> {
         let state = self.state();
         let mut connections = HashMap::new();
-        for row in state.broker.table.rows().filter(|row| matches!(row.phase, Phase::Established(_))) {
+        for row in state.broker.table.rows().filter(|row| row.phase.is_established()) {
             for id in row.ends.iter().filter_map(|end| end.client.container.clone()) {
                 *connections.entry(id).or_insert(0) += 1;
             }
@@ -122,7 +122,7 @@ impl Hub {
             match row.phase {
                 Phase::Waiting => counts.offers += 1,
                 Phase::Granted(_) => counts.granted += 1,
-                Phase::Established(_) => counts.established += 1,
+                Phase::Announced | Phase::Established(_) => counts.established += 1,
             }
         }
         drop(state);
@@ -133,7 +133,7 @@ impl Hub {
 }
 
 impl State {
-    fn end_row(&self, end: EndFacts) -> EndRow {
+    pub(super) fn end_row(&self, end: EndFacts) -> EndRow {
         let container = end.container.as_deref().and_then(|id| self.containers.name(id));
         let EndFacts { local, peer, container: container_id, pid, uid } = end;
         EndRow { local, peer, container_id, container, pid, uid, node: None }

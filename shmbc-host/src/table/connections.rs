@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use shmbc::control::message::{OfferId, Refusal};
+use shmbc::block::Block;
+use shmbc::control::message::{End as EndName, OfferId, Refusal};
 
 use crate::identity::Client;
 
@@ -50,6 +51,17 @@ pub(crate) struct End {
     pub(crate) socket: Option<u64>,
     /// The CPU that it says it runs on.
     pub(crate) cpu: u32,
+    /// It has its grant from an earlier host service.
+    pub(crate) announced: Option<Announced>,
+}
+
+/// What an end says it has.
+#[derive(Clone, Debug)]
+pub(crate) struct Announced {
+    /// Which end of the block it is.
+    pub(crate) side: EndName,
+    /// The block that it has mapped, where the host may look.
+    pub(crate) block: Option<Arc<Block>>,
 }
 
 /// Where a connection is in its life.
@@ -57,10 +69,19 @@ pub(crate) struct End {
 pub(crate) enum Phase {
     /// One end; its twin has not offered yet.
     Waiting,
+    /// One end of a connection that an earlier host service has granted; its twin has not announced itself yet.
+    Announced,
     /// Both ends have grants; what each has answered.
     Granted([Answer; 2]),
     /// Both ends were told to go; which of them is gone, and how.
     Established([Option<Gone>; 2]),
+}
+
+impl Phase {
+    /// Whether the ends have switched, or may, and go on by themselves.
+    pub(crate) const fn is_established(&self) -> bool {
+        matches!(self, Self::Announced | Self::Established(_))
+    }
 }
 
 /// What an end has said about its grant.
@@ -87,7 +108,7 @@ pub(crate) enum Gone {
 #[derive(Clone, Debug)]
 pub(crate) struct Connection {
     pub(crate) id: ConnectionId,
-    /// One while waiting, then two: end A and end B.
+    /// One while waiting or announced, then two: end A and end B.
     pub(crate) ends: Vec<End>,
     pub(crate) phase: Phase,
     pub(crate) since: Instant,
@@ -142,14 +163,23 @@ pub(crate) struct Connections {
 impl Connections {
     /// A new row for an end that waits for its twin.
     pub(crate) fn wait(&mut self, end: End, now: Instant, deadline: Instant) -> ConnectionId {
+        let id = self.enter(end, Phase::Waiting, now);
+        self.set_deadline(id, Some(deadline));
+        id
+    }
+
+    /// A new row for an end that has announced itself.
+    pub(crate) fn announce(&mut self, end: End, now: Instant) -> ConnectionId {
+        self.enter(end, Phase::Announced, now)
+    }
+
+    fn enter(&mut self, end: End, phase: Phase, now: Instant) -> ConnectionId {
         let id = ConnectionId(self.next);
         self.next += 1;
         self.index_end(end.key, id);
         self.waiting_by_local.entry(end.local).or_default().push(id);
         self.waiting_by_peer.entry(end.peer).or_default().push(id);
-        self.deadlines.insert((deadline, id));
-        let ends = vec![end];
-        self.rows.insert(id, Connection { id, ends, phase: Phase::Waiting, since: now, deadline: Some(deadline) });
+        self.rows.insert(id, Connection { id, ends: vec![end], phase, since: now, deadline: None });
         id
     }
 
@@ -162,6 +192,23 @@ impl Connections {
             row.phase = Phase::Granted([Answer::None; 2]);
         }
         self.set_deadline(id, Some(deadline));
+    }
+
+    /// The twin of an announced end: they are established.
+    pub(crate) fn reunite(&mut self, id: ConnectionId, twin: End) {
+        self.stop_waiting(id);
+        self.index_end(twin.key, id);
+        if let Some(row) = self.rows.get_mut(&id) {
+            let first = twin.announced.as_ref().is_some_and(|announced| announced.side == EndName::A);
+            row.ends.insert(if first { 0 } else { 1 }, twin);
+            row.phase = Phase::Established([None; 2]);
+        }
+    }
+
+    /// The blocks that the ends of a connection have announced, A's first. They are the caller's from now on.
+    pub(crate) fn take_announced(&mut self, id: ConnectionId) -> [Option<Arc<Block>>; 2] {
+        let mut ends = self.rows.get_mut(&id).into_iter().flat_map(|row| &mut row.ends);
+        [(); 2].map(|()| ends.next().and_then(|end| end.announced.take()).and_then(|announced| announced.block))
     }
 
     /// Changes a row's phase and deadline.
@@ -215,7 +262,7 @@ impl Connections {
 
     fn stop_waiting(&mut self, id: ConnectionId) {
         let Some(row) = self.rows.get(&id) else { return };
-        if row.phase != Phase::Waiting {
+        if !matches!(row.phase, Phase::Waiting | Phase::Announced) {
             return;
         }
         for (index, address) in
@@ -254,8 +301,8 @@ impl Connections {
         offers.map(|&offer| EndKey { session, offer }).collect()
     }
 
-    /// Waiting ends that could be the twin of an end with these addresses: one of theirs is one of its.
-    pub(crate) fn candidates(&self, local: SocketAddr, peer: SocketAddr) -> Vec<&Connection> {
+    /// Ends in this phase, waiting or announced, that could be the twin of one with these addresses: one of theirs is one of its.
+    pub(crate) fn candidates(&self, phase: Phase, local: SocketAddr, peer: SocketAddr) -> Vec<&Connection> {
         let mut ids: Vec<_> = [self.waiting_by_peer.get(&local), self.waiting_by_local.get(&peer)]
             .into_iter()
             .flatten()
@@ -263,10 +310,10 @@ impl Connections {
             .collect();
         ids.sort_unstable();
         ids.dedup();
-        ids.into_iter().filter_map(|id| self.rows.get(id)).collect()
+        ids.into_iter().filter_map(|id| self.rows.get(id)).filter(|row| row.phase == phase).collect()
     }
 
-    /// Waiting ends of a session with exactly these addresses.
+    /// Waiting or announced ends of a session with exactly these addresses.
     pub(crate) fn waiting_of(&self, session: SessionId, local: SocketAddr, peer: SocketAddr) -> Vec<ConnectionId> {
         let same = self.waiting_by_local.get(&local).into_iter().flatten();
         let same = same.filter_map(|id| self.rows.get(id));

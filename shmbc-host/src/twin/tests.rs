@@ -14,7 +14,7 @@ const OWN: Scope = Scope::Netns(1);
 fn end(client: &Arc<Client>, scope: Scope, local: &str, peer: &str) -> End {
     let (local, peer) = (plain(local.parse().unwrap()), plain(peer.parse().unwrap()));
     let key = EndKey { session: SessionId(1), offer: OfferId(1) };
-    End { key, client: Arc::clone(client), local, peer, scope, socket: None, cpu: 0 }
+    End { key, client: Arc::clone(client), local, peer, scope, socket: None, cpu: 0, announced: None }
 }
 
 fn network(id: &str, address: &str) -> Network {

@@ -15,7 +15,7 @@ use super::grant::{self, Accepted, Pending};
 use super::leaving::Leaving;
 use super::session::{Retry, Session};
 use super::{Agent, Claim, Command};
-use crate::control::message::{Decline, Grant, Offer, OfferId, Refusal, ToClient, ToHost};
+use crate::control::message::{Announcement, Decline, Grant, Listening, Offer, OfferId, Refusal, ToClient, ToHost};
 use crate::control::socket as control;
 use crate::link::{Event, Phase, Reason};
 use crate::locality::Locality;
@@ -33,6 +33,7 @@ pub(super) struct Talk {
     retry: Retry,
     /// Every stream that was offered or wants to be, until it is closed.
     claims: HashMap<OfferId, Claim>,
+    listeners: HashMap<OfferId, Listening>,
     /// Grants of claims that are mapped and must not be touched yet.
     pending: HashMap<OfferId, Pending>,
     due: Due,
@@ -49,6 +50,7 @@ impl Talk {
             session: None,
             retry: Retry::default(),
             claims: HashMap::new(),
+            listeners: HashMap::new(),
             pending: HashMap::new(),
             due: Due::default(),
             leaving: Vec::new(),
@@ -133,9 +135,15 @@ impl Talk {
                 self.claims.insert(id, *claim);
                 self.submit(id);
             }
+            Command::Register(listening) => {
+                self.listeners.insert(listening.id, listening);
+                if self.is_located() {
+                    self.say(ToHost::Listen(listening));
+                }
+            }
             Command::Close(id) => {
                 self.pending.remove(&id);
-                if self.claims.remove(&id).is_some() {
+                if self.claims.remove(&id).is_some() || self.listeners.remove(&id).is_some() {
                     self.say(ToHost::Close(id));
                 }
             }
@@ -196,11 +204,36 @@ impl Talk {
         }
     }
 
+    /// Tells a host that has just come what it cannot know: the listeners, and every connection that was granted before its time.
+    fn announce(&mut self) {
+        let listeners: Vec<_> = self.listeners.values().copied().collect();
+        listeners.into_iter().for_each(|listening| self.say(ToHost::Listen(listening)));
+        let granted = self.claims.values().filter_map(|claim| {
+            let upgrade = claim.upgrade.upgrade()?;
+            if !matches!(upgrade.phase(), Phase::Ready | Phase::Go) {
+                return None;
+            }
+            let granted = upgrade.granted()?;
+            let Claim { id, fd, local, peer, cpu, .. } = *claim;
+            let offer = Offer { id, fd, local, peer, cpu };
+            Some(ToHost::Announce(Announcement { offer, end: granted.end(), mapped: granted.mapped() }))
+        });
+        granted.collect::<Vec<_>>().into_iter().for_each(|message| self.say(message));
+    }
+
+    fn is_located(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.located)
+    }
+
     fn heard(&mut self, received: control::Received<ToClient>) {
         match received.message {
             ToClient::Locality { fresh, entries } => {
+                let first = !self.is_located();
                 if let Some(session) = &mut self.session {
                     session.located = true;
+                }
+                if first {
+                    self.announce();
                 }
                 self.retry = Retry::default();
                 self.agent.locality.write().unwrap_or_else(PoisonError::into_inner).update(fresh, entries);

@@ -5,11 +5,16 @@ use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use super::ShmStream;
+use crate::agent::{Registration, register_listener};
 
 /// A socket that accepts connections, from programs that speak SHMBC and from those that do not: as [`TcpListener`], which
 /// it is.
 #[derive(Debug)]
-pub struct ShmListener(TcpListener);
+pub struct ShmListener {
+    // Before the socket, so that the host service is told before the number can be another one's.
+    registration: Registration,
+    tcp: TcpListener,
+}
 
 /// The connections of a listener, without end. See [`ShmListener::incoming`].
 #[derive(Debug)]
@@ -27,13 +32,13 @@ impl ShmListener {
 
     /// Takes over a standard library listener.
     pub fn from_std(listener: TcpListener) -> Self {
-        crate::announce();
-        Self(listener)
+        Self { registration: register_listener(listener.as_fd()), tcp: listener }
     }
 
     /// Gives the standard library listener back.
     pub fn into_std(self) -> TcpListener {
-        self.0
+        drop(self.registration);
+        self.tcp
     }
 
     /// Waits for a connection, like [`TcpListener::accept`].
@@ -42,7 +47,7 @@ impl ShmListener {
     ///
     /// Those of `accept(2)`; `WouldBlock` when there is none and it is non-blocking.
     pub fn accept(&self) -> io::Result<(ShmStream, SocketAddr)> {
-        let (tcp, peer) = self.0.accept()?;
+        let (tcp, peer) = self.tcp.accept()?;
         Ok((ShmStream::new(tcp, true)?, peer))
     }
 
@@ -57,7 +62,7 @@ impl ShmListener {
     ///
     /// Those of `fcntl(2)`: mostly no descriptor left.
     pub fn try_clone(&self) -> io::Result<Self> {
-        self.0.try_clone().map(Self)
+        self.tcp.try_clone().map(Self::from_std)
     }
 
     /// The address it is bound to.
@@ -66,7 +71,7 @@ impl ShmListener {
     ///
     /// Those of `getsockname(2)`.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
+        self.tcp.local_addr()
     }
 
     /// Whether [`accept`](Self::accept) fails with `WouldBlock` instead of waiting. Accepted streams wait all the same.
@@ -75,7 +80,7 @@ impl ShmListener {
     ///
     /// Those of `ioctl(2)`.
     pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
-        self.0.set_nonblocking(nonblocking)
+        self.tcp.set_nonblocking(nonblocking)
     }
 
     /// The value of `IP_TTL`.
@@ -84,7 +89,7 @@ impl ShmListener {
     ///
     /// Those of `getsockopt(2)`.
     pub fn ttl(&self) -> io::Result<u32> {
-        self.0.ttl()
+        self.tcp.ttl()
     }
 
     /// Sets `IP_TTL`.
@@ -93,7 +98,7 @@ impl ShmListener {
     ///
     /// Those of `setsockopt(2)`.
     pub fn set_ttl(&self, ttl: u32) -> io::Result<()> {
-        self.0.set_ttl(ttl)
+        self.tcp.set_ttl(ttl)
     }
 
     /// The pending error of the socket, which this takes.
@@ -102,7 +107,7 @@ impl ShmListener {
     ///
     /// Those of `getsockopt(2)`.
     pub fn take_error(&self) -> io::Result<Option<io::Error>> {
-        self.0.take_error()
+        self.tcp.take_error()
     }
 }
 
@@ -116,12 +121,12 @@ impl Iterator for Incoming<'_> {
 
 impl AsFd for ShmListener {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.tcp.as_fd()
     }
 }
 
 impl AsRawFd for ShmListener {
     fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
+        self.tcp.as_raw_fd()
     }
 }

@@ -13,9 +13,12 @@
 //!                  <-------------  Sealed    both have mapped it: nobody can take its pages any more
 //!    Ready         ------------->            "verified and mapped"
 //!                  <-------------  Go        both ends are ready: switch when you like
-//!    Close         ------------->            the connection is gone (or the offer is withdrawn)
+//!    Close         ------------->            the connection is gone (or the offer is withdrawn); or the listener is
 //!                  <-------------  Refused   instead of Grant or Go: it stays TCP, and why
 //! ```
+//!
+//! What a host that has just started cannot know it is told: each listener (`Listen`), and each connection that has its block
+//! from an earlier host (`Announce`). It looks at those sockets as it does at offered ones.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -28,7 +31,7 @@ use crate::link::SwitchToken;
 
 /// Version of the protocol that this file describes. A host answers a `Hello` with another version by refusing it, and
 /// the client stays on TCP.
-pub const PROTOCOL: u16 = 2;
+pub const PROTOCOL: u16 = 3;
 
 /// Most labels an [`Identity`] carries. Docker sets no limit; beyond this the rest is left out, in order of name.
 pub const MAX_LABELS: usize = 64;
@@ -76,6 +79,10 @@ pub enum ToHost {
     ListConnections,
     /// Asks for the container table. Answered like `ListConnections`.
     ListContainers,
+    /// A connection that was granted by a host service which is no longer there. Answered, if at all, with [`ToClient::Go`].
+    Announce(Announcement),
+    /// A socket of the client's that accepts connections. Closed like a connection.
+    Listen(Listening),
 }
 
 /// One TCP connection, as its owner sees it.
@@ -91,6 +98,28 @@ pub struct Offer {
     pub peer: SocketAddr,
     /// The CPU that the stream's thread last ran on: what it reads is to lie on the node of that.
     pub cpu: u32,
+}
+
+/// A connection that was granted by an earlier host service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Announcement {
+    /// The connection, as it would be offered.
+    pub offer: Offer,
+    /// Which end of the block this client is.
+    pub end: End,
+    /// Where the block is mapped in the client's process: address and length in bytes. The host looks for itself what is there.
+    pub mapped: (u64, u64),
+}
+
+/// A listening TCP socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listening {
+    /// The number by which both sides speak of it; from the same row as those of offers.
+    pub id: OfferId,
+    /// The descriptor in the client's process. The host looks at the socket itself; the rest is only a claim.
+    pub fd: i32,
+    /// What `getsockname` says.
+    pub local: SocketAddr,
 }
 
 /// Why a client cannot use a grant.
@@ -378,6 +407,8 @@ pub enum ConnectionState {
     Closing,
     /// It stays on TCP.
     Refused,
+    /// A listener: its one end has no peer, whose address is all zeros.
+    Listening,
 }
 
 impl fmt::Display for ConnectionState {
@@ -388,6 +419,7 @@ impl fmt::Display for ConnectionState {
             Self::Established => "established",
             Self::Closing => "closing",
             Self::Refused => "refused",
+            Self::Listening => "listening",
         })
     }
 }

@@ -11,11 +11,20 @@ use async_io::Async;
 use futures_core::Stream;
 
 use super::ShmStream;
+use crate::agent::{Registration, register_listener};
 
 /// A socket that accepts connections, from programs that speak SHMBC and from those that do not. Clones are handles of the
 /// same one.
 #[derive(Clone, Debug)]
-pub struct ShmListener(Arc<Async<TcpListener>>);
+pub struct ShmListener(Arc<Registered>);
+
+#[derive(Debug)]
+struct Registered {
+    // Before the socket, so that the host service is told before the number can be another one's.
+    #[expect(dead_code, reason = "for its drop")]
+    registration: Registration,
+    tcp: Async<TcpListener>,
+}
 
 /// The connections of a listener as a stream without end. See [`ShmListener::incoming`].
 #[derive(Debug)]
@@ -37,8 +46,8 @@ impl ShmListener {
     ///
     /// Those of registering it with the reactor.
     pub fn from_std(listener: TcpListener) -> io::Result<Self> {
-        crate::announce();
-        Ok(Self(Arc::new(Async::new(listener)?)))
+        let registration = register_listener(listener.as_fd());
+        Ok(Self(Arc::new(Registered { registration, tcp: Async::new(listener)? })))
     }
 
     /// Waits for a connection.
@@ -51,7 +60,7 @@ impl ShmListener {
     ///
     /// Cancel safe: no connection is lost.
     pub async fn accept(&self) -> io::Result<(ShmStream, SocketAddr)> {
-        let (tcp, peer) = self.0.accept().await?;
+        let (tcp, peer) = self.0.tcp.accept().await?;
         Ok((ShmStream::new(tcp, true), peer))
     }
 
@@ -66,7 +75,7 @@ impl ShmListener {
     ///
     /// Those of `getsockname(2)`.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.get_ref().local_addr()
+        self.0.tcp.get_ref().local_addr()
     }
 }
 
@@ -74,7 +83,7 @@ impl Stream for Incoming<'_> {
     type Item = io::Result<ShmStream>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let listener = &self.0.0;
+        let listener = &self.0.0.tcp;
         loop {
             match listener.get_ref().accept() {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(listener.poll_readable(cx))?,
@@ -87,12 +96,12 @@ impl Stream for Incoming<'_> {
 
 impl AsFd for ShmListener {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.0.tcp.as_fd()
     }
 }
 
 impl AsRawFd for ShmListener {
     fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
+        self.0.tcp.as_raw_fd()
     }
 }

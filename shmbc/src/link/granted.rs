@@ -63,6 +63,18 @@ impl Granted {
         Self { memory, sizes, end, send_token, receive_token }
     }
 
+    /// Which end of the block this is.
+    #[cfg(not(loom))]
+    pub(crate) const fn end(&self) -> End {
+        self.end
+    }
+
+    /// Where the block is mapped: address and length in bytes.
+    #[cfg(not(loom))]
+    pub(crate) fn mapped(&self) -> (u64, u64) {
+        (self.memory.address(), self.memory.len() as u64)
+    }
+
     /// Sizes of the block.
     pub const fn sizes(&self) -> Sizes {
         self.sizes

@@ -9,11 +9,17 @@ use ::mio::net::TcpListener;
 use ::mio::{Interest, Registry, Token};
 
 use super::ShmStream;
+use crate::agent::{Registration, register_listener};
 
 /// A socket that accepts connections, from programs that speak SHMBC and from those that do not: as mio's [`TcpListener`],
 /// which it is.
 #[derive(Debug)]
-pub struct ShmListener(TcpListener);
+pub struct ShmListener {
+    // Before the socket, so that the host service is told before the number can be another one's.
+    #[expect(dead_code, reason = "for its drop")]
+    registration: Registration,
+    tcp: TcpListener,
+}
 
 impl ShmListener {
     /// Binds to `addr`, like [`TcpListener::bind`]. Port 0 asks for any free port.
@@ -26,8 +32,7 @@ impl ShmListener {
     }
 
     fn new(listener: TcpListener) -> Self {
-        crate::announce();
-        Self(listener)
+        Self { registration: register_listener(listener.as_fd()), tcp: listener }
     }
 
     /// Takes over a standard library listener, which must be in non-blocking mode.
@@ -41,7 +46,7 @@ impl ShmListener {
     ///
     /// `WouldBlock` when there is none; else those of `accept(2)`.
     pub fn accept(&self) -> io::Result<(ShmStream, SocketAddr)> {
-        let (tcp, peer) = self.0.accept()?;
+        let (tcp, peer) = self.tcp.accept()?;
         Ok((ShmStream::new(tcp.into(), true), peer))
     }
 
@@ -51,7 +56,7 @@ impl ShmListener {
     ///
     /// Those of `getsockname(2)`.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
+        self.tcp.local_addr()
     }
 
     /// The value of `IP_TTL`.
@@ -60,7 +65,7 @@ impl ShmListener {
     ///
     /// Those of `getsockopt(2)`.
     pub fn ttl(&self) -> io::Result<u32> {
-        self.0.ttl()
+        self.tcp.ttl()
     }
 
     /// Sets `IP_TTL`.
@@ -69,7 +74,7 @@ impl ShmListener {
     ///
     /// Those of `setsockopt(2)`.
     pub fn set_ttl(&self, ttl: u32) -> io::Result<()> {
-        self.0.set_ttl(ttl)
+        self.tcp.set_ttl(ttl)
     }
 
     /// The pending error of the socket, which this takes.
@@ -78,32 +83,32 @@ impl ShmListener {
     ///
     /// Those of `getsockopt(2)`.
     pub fn take_error(&self) -> io::Result<Option<io::Error>> {
-        self.0.take_error()
+        self.tcp.take_error()
     }
 }
 
 impl Source for ShmListener {
     fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
-        self.0.register(registry, token, interests)
+        self.tcp.register(registry, token, interests)
     }
 
     fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
-        self.0.reregister(registry, token, interests)
+        self.tcp.reregister(registry, token, interests)
     }
 
     fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        self.0.deregister(registry)
+        self.tcp.deregister(registry)
     }
 }
 
 impl AsFd for ShmListener {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.tcp.as_fd()
     }
 }
 
 impl AsRawFd for ShmListener {
     fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
+        self.tcp.as_raw_fd()
     }
 }

@@ -67,6 +67,11 @@ impl Mapping {
         self.raw.len()
     }
 
+    /// Where it begins in this process, for whoever looks at the process from outside.
+    pub(crate) fn address(&self) -> u64 {
+        self.base().addr() as u64
+    }
+
     /// Never true: a mapping has at least a header.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -193,10 +193,10 @@ impl Scene {
     }
 }
 
-/// The host's connections, without those it refused, which it lists for people who ask.
+/// The connections that the host has a hand in: without listeners, and those it refused, which it lists for people who ask.
 fn rows(host: &HostProcess) -> Vec<serde_json::Value> {
     let mut rows = host.connections();
-    rows.retain(|row| row["state"] != "refused");
+    rows.retain(|row| row["state"] != "refused" && row["state"] != "listening");
     rows
 }
 
