@@ -70,13 +70,31 @@ pub(crate) struct Rules {
 pub(crate) struct Broker {
     pub(crate) table: Connections,
     pub(crate) quota: Quota,
+    pub(crate) totals: Totals,
     rules: Rules,
     draining: bool,
 }
 
+/// What has been decided since the service started.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Totals {
+    /// Ends that were offered.
+    pub(crate) offers: u64,
+    /// Connections that were granted.
+    pub(crate) grants: u64,
+    /// Connections that were told to go.
+    pub(crate) upgrades: u64,
+}
+
 impl Broker {
     pub(crate) fn new(rules: Rules) -> Self {
-        Self { table: Connections::default(), quota: Quota::new(rules.limits), rules, draining: false }
+        Self {
+            table: Connections::default(),
+            quota: Quota::new(rules.limits),
+            totals: Totals::default(),
+            rules,
+            draining: false,
+        }
     }
 
     /// Whether a client may have an offer proven now.
@@ -84,6 +102,7 @@ impl Broker {
         if self.draining {
             return Err(Refusal::Draining);
         }
+        self.totals.offers += 1;
         self.quota.offer(client, now).map_err(Refusal::Quota)
     }
 
@@ -183,6 +202,7 @@ impl Broker {
         }
         let ends = [other.key, end.key];
         self.table.pair(id, end, now + self.rules.ready_timeout);
+        self.totals.grants += 1;
         decisions.push(Decision::Grant(id, ends));
     }
 
@@ -205,6 +225,7 @@ impl Broker {
         let Some((id, Phase::Granted(mut answers), side)) = self.look_up(end) else { return Vec::new() };
         answers[side] = Answer::Ready;
         if answers == [Answer::Ready; 2] {
+            self.totals.upgrades += 1;
             self.table.set_phase(id, Phase::Established([None; 2]));
             let ends = self.table.get(id).into_iter().flat_map(|row| &row.ends);
             return ends.map(|end| Decision::Go(end.key)).collect();

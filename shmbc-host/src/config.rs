@@ -7,6 +7,7 @@ use std::time::Duration;
 use shmbc::layout::BadCapacity;
 
 use crate::huge_pages::HugePages;
+use crate::metrics::MetricsAddress;
 use crate::quota::Limits;
 
 /// Four times a usual second-level cache: a ring that large is as fast as memcpy, a smaller one a quarter of that
@@ -52,6 +53,8 @@ pub struct HostConfig {
     pub twin_timeout: Duration,
     /// How long both ends may take to answer a grant. Default 5 s.
     pub ready_timeout: Duration,
+    /// Where metrics are served for Prometheus. Default nowhere.
+    pub metrics: Option<MetricsAddress>,
     /// What one container, or one user outside of containers, may use.
     pub limits: Limits,
 }
@@ -67,6 +70,7 @@ impl HostConfig {
             stock: STOCK,
             twin_timeout: TWIN_TIMEOUT,
             ready_timeout: READY_TIMEOUT,
+            metrics: None,
             limits: Limits::default(),
         }
     }
@@ -96,6 +100,14 @@ pub enum HostError {
          in the .socket unit write ListenSequentialPacket=/run/shmbc/host.sock"
     )]
     Inherited,
+    /// Metrics cannot be served where they should be.
+    #[error("metrics cannot be served at {address}: {error}; choose another address with --metrics")]
+    Metrics {
+        /// Where.
+        address: MetricsAddress,
+        /// What the kernel said.
+        error: io::Error,
+    },
     /// The ring capacity is not one that a block can have.
     #[error(transparent)]
     Capacity(#[from] BadCapacity),

@@ -15,6 +15,7 @@ use crate::docker;
 use crate::hub::{Counts, Hub};
 use crate::huge_pages::HugePages;
 use crate::hugetlb::{self, Maker};
+use crate::metrics::Exporter;
 use crate::numa;
 use crate::pool::Pool;
 use crate::server::{self, Listener};
@@ -71,6 +72,10 @@ impl Host {
         let (maker, orders) = (config.huge_pages == HugePages::Hugetlb).then(Maker::new).unzip();
         let hub = Arc::new(Hub::new(&config, sizes, Arc::clone(&pool), maker, asks));
         hub.learn_own();
+        let exporter = match &config.metrics {
+            Some(address) => Some(Exporter::bind(address).await?),
+            None => None,
+        };
         let listener = listener(&config.socket)?;
         let socket = listener.path().to_owned();
         let (stop, stopping) = watch::channel(false);
@@ -86,6 +91,7 @@ impl Host {
             tokio::spawn(numa::keep(Arc::clone(&hub))),
             tokio::spawn(docker::watch(config.docker, Arc::clone(&hub), asked)),
         ];
+        helpers.extend(exporter.map(|exporter| tokio::spawn(exporter.serve(Arc::clone(&hub)))));
         helpers.extend(orders.map(|orders| tokio::spawn(hugetlb::keep(Arc::clone(&hub), orders))));
         let server = tokio::spawn(server::serve(listener, Arc::clone(&hub), stopping));
         Ok(Self { hub, socket, stop, server: Some(server), helpers })

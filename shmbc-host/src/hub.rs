@@ -79,6 +79,7 @@ pub(crate) struct Hub {
     docker_up: AtomicBool,
     asks: mpsc::Sender<String>,
     told_believed: AtomicBool,
+    started: Instant,
 }
 
 impl Hub {
@@ -122,6 +123,7 @@ impl Hub {
             docker_up: AtomicBool::new(false),
             asks,
             told_believed: AtomicBool::new(false),
+            started: Instant::now(),
         }
     }
 

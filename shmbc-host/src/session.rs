@@ -219,6 +219,18 @@ impl Session {
                 };
                 self.answer(rows, |rows, last| ToClient::Connections { rows, last });
             }
+            ToHost::Status => {
+                let answer = match self.allowed() {
+                    true => {
+                        let hub = Arc::clone(&self.hub);
+                        // It counts the service's descriptors.
+                        let status = tokio::task::spawn_blocking(move || hub.status()).await;
+                        ToClient::Status(status.map_err(io::Error::other)?)
+                    }
+                    false => forbidden(),
+                };
+                self.bulk.push_back(Bulk::Rows([answer].into()));
+            }
             ToHost::ListContainers => {
                 let rows = self.allowed().then(|| self.hub.container_rows());
                 self.answer(rows, |rows, last| ToClient::Containers { rows, last });
@@ -313,8 +325,7 @@ impl Session {
 
     fn answer<R>(&mut self, rows: Option<Vec<R>>, frame: impl Fn(Vec<R>, bool) -> ToClient) {
         let Some(rows) = rows else {
-            let why = "only root and the service's own user, outside of containers, may see the tables".into();
-            self.bulk.push_back(Bulk::Rows([ToClient::Forbidden { why }].into()));
+            self.bulk.push_back(Bulk::Rows([forbidden()].into()));
             return;
         };
         let mut rows = rows.into_iter();
@@ -346,6 +357,11 @@ impl Session {
         }
         Outgoing::of(&message)
     }
+}
+
+fn forbidden() -> ToClient {
+    let why = "only root and the service's own user, outside of containers, may see the tables".into();
+    ToClient::Forbidden { why }
 }
 
 /// Returns when the service is to stop, or has already gone.

@@ -24,7 +24,7 @@ const UNSAFE: [&str; 6] = [
 const NOT_OURS: [&str; 5] = [".git", "target", "results", "__pycache__", ".shmbc"];
 
 /// What people read first.
-const DOCUMENTS: [&str; 15] = [
+const DOCUMENTS: [&str; 16] = [
     "README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
@@ -35,6 +35,7 @@ const DOCUMENTS: [&str; 15] = [
     "docs/which-crate.md",
     "docs/faq.md",
     "docs/huge-pages.md",
+    "docs/metrics.md",
     "docs/numa.md",
     "examples/README.md",
     "compat/tokio/README.md",

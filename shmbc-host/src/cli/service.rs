@@ -16,7 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
 use crate::kernel;
-use crate::{Docker, Host, HostConfig, HugePages};
+use crate::{Docker, Host, HostConfig, HugePages, MetricsAddress};
 
 /// The host service of SHMBC: brings the two ends of TCP connections on this machine together through shared memory.
 #[derive(Debug, Parser)]
@@ -67,6 +67,9 @@ struct Run {
     /// How long a lone offer waits for the other end's, in milliseconds.
     #[arg(long, value_name = "MS")]
     twin_timeout: Option<u64>,
+    /// Serve metrics for Prometheus at ADDRESS:PORT or unix:/PATH. To everybody who can reach it.
+    #[arg(long, env = "SHMBC_HOST_METRICS", value_name = "ADDRESS")]
+    metrics: Option<MetricsAddress>,
     /// What is logged to stderr: error, warn, info, debug, trace, or a tracing filter.
     #[arg(long, env = "SHMBC_LOG", default_value = "info")]
     log: String,
@@ -102,6 +105,7 @@ fn start(run: Run) -> Result<(), String> {
     config.huge_pages = run.huge_pages;
     config.stock = run.stock.unwrap_or(config.stock);
     config.twin_timeout = run.twin_timeout.map_or(config.twin_timeout, Duration::from_millis);
+    config.metrics = run.metrics;
     make_directory(&socket);
     raise_descriptors();
     let runtime = tokio::runtime::Builder::new_multi_thread()

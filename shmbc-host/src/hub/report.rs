@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use nix::sys::resource::{Resource, getrlimit};
 use shmbc::block::Block;
-use shmbc::control::message::{ConnectionRow, ConnectionState, ContainerRow, EndRow};
+use shmbc::control::message::{ConnectionRow, ConnectionState, ContainerRow, EndRow, Status};
 use shmbc::layout::Direction;
 
 use super::{Hub, State};
@@ -106,6 +108,33 @@ impl Hub {
             }
         }
         state.containers.rows(&connections)
+    }
+
+    /// How the service is.
+    pub(crate) fn status(&self) -> Status {
+        let counts = self.counts();
+        let state = self.state();
+        let totals = state.broker.totals.clone();
+        let refusals = state.broker.table.reasons().iter().map(|(name, n)| ((*name).to_owned(), *n)).collect();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            up_ms: self.started.elapsed().as_millis() as u64,
+            docker: self.docker_up.load(Ordering::Relaxed),
+            sessions: counts.sessions as u64,
+            containers: counts.containers as u64,
+            listeners: state.listeners.len() as u64,
+            offered: counts.offers as u64,
+            granted: counts.granted as u64,
+            established: counts.established as u64,
+            blocks: counts.blocks as u64,
+            block_bytes: counts.block_bytes,
+            fds: counts.fds as u64,
+            fd_limit: getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft),
+            offers: totals.offers,
+            grants: totals.grants,
+            upgrades: totals.upgrades,
+            refusals,
+        }
     }
 
     pub(crate) fn counts(&self) -> Counts {

@@ -2,7 +2,7 @@
 //!
 //! Data and its indexes only; what happens to a row is the broker's decision.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -157,6 +157,8 @@ pub(crate) struct Connections {
     waiting_by_peer: HashMap<SocketAddr, Vec<ConnectionId>>,
     deadlines: BTreeSet<(Instant, ConnectionId)>,
     refused: VecDeque<Refused>,
+    /// All that were ever refused, by the names of their reasons.
+    reasons: BTreeMap<&'static str, u64>,
     next: u64,
 }
 
@@ -251,6 +253,7 @@ impl Connections {
         if self.refused.len() >= MAX_REFUSED {
             self.refused.pop_front();
         }
+        *self.reasons.entry(refusal.name()).or_default() += 1;
         let ends = ends.iter().map(EndFacts::from).collect();
         self.refused.push_back(Refused { ends, since, refusal });
     }
@@ -332,6 +335,11 @@ impl Connections {
 
     pub(crate) fn rows(&self) -> impl Iterator<Item = &Connection> {
         self.rows.values()
+    }
+
+    /// How many were ever refused, by the names of their reasons.
+    pub(crate) const fn reasons(&self) -> &BTreeMap<&'static str, u64> {
+        &self.reasons
     }
 
     pub(crate) fn refused(&self) -> impl Iterator<Item = &Refused> {

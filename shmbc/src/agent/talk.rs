@@ -246,6 +246,7 @@ impl Talk {
             ToClient::Welcome { .. }
             | ToClient::Connections { .. }
             | ToClient::Containers { .. }
+            | ToClient::Status(_)
             | ToClient::Forbidden { .. } => {}
         }
     }

@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-use super::message::{ConnectionRow, ContainerRow, PROTOCOL, ToClient, ToHost};
+use super::message::{ConnectionRow, ContainerRow, PROTOCOL, Status, ToClient, ToHost};
 use super::socket::{self, DEFAULT_PATH};
 
 /// How long the service may take for one message.
@@ -123,6 +123,23 @@ impl Client {
             ToClient::Containers { rows, last } => Some((rows, last)),
             _ => None,
         })
+    }
+
+    /// How the service is.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect).
+    pub fn status(&self) -> Result<Status, AskError> {
+        self.say(&ToHost::Status)?;
+        loop {
+            match self.hear()? {
+                ToClient::Forbidden { why } => return Err(AskError::Forbidden(why)),
+                ToClient::Status(status) => return Ok(status),
+                // Addresses come in between.
+                _ => {}
+            }
+        }
     }
 
     fn collect<R>(&self, piece: impl Fn(ToClient) -> Option<(Vec<R>, bool)>) -> Result<Vec<R>, AskError> {

@@ -4,7 +4,7 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::message::{MAX_LABELS, MAX_LOCAL_ENTRIES, MAX_ROWS, MAX_TEXT, ToClient, ToHost};
+use super::message::{MAX_LABELS, MAX_LOCAL_ENTRIES, MAX_REASONS, MAX_ROWS, MAX_TEXT, ToClient, ToHost};
 
 /// Largest frame, in bytes. The largest honest message is a grant with [`MAX_LABELS`] labels of [`MAX_TEXT`] bytes each
 /// way: 16 KiB and a little.
@@ -108,6 +108,11 @@ impl Message for ToClient {
             }
             Self::Connections { rows, .. } => limit("connection rows", rows.len(), MAX_ROWS),
             Self::Containers { rows, .. } => limit("container rows", rows.len(), MAX_ROWS),
+            Self::Status(status) => {
+                limit("reasons", status.refusals.len(), MAX_REASONS)?;
+                limit("version", status.version.len(), MAX_TEXT)?;
+                status.refusals.iter().try_for_each(|(name, _)| limit("reason", name.len(), MAX_TEXT))
+            }
             Self::Sealed(_) | Self::Go(_) | Self::Refused(..) | Self::Forbidden { .. } => Ok(()),
         }
     }

@@ -43,6 +43,9 @@ pub const MAX_TEXT: usize = 128;
 /// Most entries in one `Locality` frame; a longer table takes several.
 pub const MAX_LOCAL_ENTRIES: usize = 32;
 
+/// Most reasons in a [`Status`]: one for each kind of [`Refusal`], and room for more.
+pub const MAX_REASONS: usize = 32;
+
 /// Most rows in one `Connections` frame.
 pub const MAX_ROWS: usize = 4;
 
@@ -83,6 +86,8 @@ pub enum ToHost {
     Announce(Announcement),
     /// A socket of the client's that accepts connections. Closed like a connection.
     Listen(Listening),
+    /// Asks how the service is. Answered like `ListConnections`.
+    Status,
 }
 
 /// One TCP connection, as its owner sees it.
@@ -191,6 +196,47 @@ pub enum ToClient {
         /// One sentence that says what would be right.
         why: String,
     },
+    /// Answer to `Status`.
+    Status(Status),
+}
+
+/// What a host service holds now, and what it has done since it started.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the service.
+    pub version: String,
+    /// Milliseconds since it started.
+    pub up_ms: u64,
+    /// Whether Docker tells it about containers.
+    pub docker: bool,
+    /// Clients that are connected.
+    pub sessions: u64,
+    /// Containers in the table.
+    pub containers: u64,
+    /// Listening sockets in the table.
+    pub listeners: u64,
+    /// Connections of which one end has been offered.
+    pub offered: u64,
+    /// Connections whose ends have grants but not both are ready.
+    pub granted: u64,
+    /// Connections in shared memory.
+    pub established: u64,
+    /// Blocks in use, or not yet given back to the machine; without the stock.
+    pub blocks: u64,
+    /// Size of those blocks in bytes, touched or not.
+    pub block_bytes: u64,
+    /// Descriptors open in the service.
+    pub fds: u64,
+    /// How many it may have.
+    pub fd_limit: u64,
+    /// Ends offered since it started.
+    pub offers: u64,
+    /// Connections granted since it started.
+    pub grants: u64,
+    /// Connections told to go since it started, without those that an earlier service had granted.
+    pub upgrades: u64,
+    /// Connections refused since it started, by the names of [`Refusal::name`]; at most [`MAX_REASONS`].
+    pub refusals: Vec<(String, u64)>,
 }
 
 /// One address on this host.
@@ -334,6 +380,25 @@ pub enum Refusal {
     NotReady,
     /// One of the ends changed the block before it was sealed.
     Tampered,
+}
+
+impl Refusal {
+    /// A short word for its kind, for programs that count.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::NoTwin => "no-twin",
+            Self::NotProven => "not-proven",
+            Self::Ambiguous => "ambiguous",
+            Self::Policy(_) => "policy",
+            Self::Quota(_) => "quota",
+            Self::OutOfResources => "out-of-resources",
+            Self::Declined(_) => "declined",
+            Self::PeerClosed => "peer-closed",
+            Self::Draining => "draining",
+            Self::NotReady => "not-ready",
+            Self::Tampered => "tampered",
+        }
+    }
 }
 
 impl fmt::Display for Refusal {
