@@ -1,12 +1,15 @@
-//! `shmbc`, the tool of SHMBC: `ss` and `ps` show what the host service knows, `proxy` forwards for programs that cannot be
-//! changed. Arguments in, one-line errors out.
+//! `shmbc`, the tool of SHMBC: `ss` and `ps` show what the host service knows, `query` where an address is, `doctor` what keeps
+//! connections from shared memory; `proxy` forwards for programs that cannot be changed. Arguments in, one-line errors out.
 
 mod list;
+mod pages;
 mod proxy;
+mod query;
 
+use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// Shows what the host service of SHMBC knows, and forwards for programs that do not speak SHMBC.
 #[derive(Debug, Parser)]
@@ -25,20 +28,43 @@ enum Command {
     /// Forward connections between TCP or a Unix socket and shared memory, for programs that cannot be changed.
     #[command(after_help = proxy::HELP)]
     Proxy(proxy::Proxy),
+    /// Say where an address is, and what a stream to it would do and why.
+    #[command(after_help = query::HELP)]
+    Query(query::Query),
+    /// Print the completions of a shell.
+    #[command(after_help = pages::COMPLETIONS_HELP)]
+    Completions(pages::Completions),
+    /// Write the manual pages.
+    #[command(hide = true)]
+    Man(pages::Man),
 }
 
-/// The whole program. An error is one line on stderr and exit code 1.
+/// The whole program. An error is one line on stderr and exit code 1; wrong arguments are 2. `query` and `doctor` have
+/// codes of their own, which their help lists.
 pub fn main() -> ExitCode {
+    let done = |()| ExitCode::SUCCESS;
     let result = match Arguments::parse().command {
-        Command::Ss(list) => list::connections(&list),
-        Command::Ps(list) => list::containers(&list),
-        Command::Proxy(proxy) => proxy::run(proxy),
+        Command::Ss(list) => list::connections(&list).map(done),
+        Command::Ps(list) => list::containers(&list).map(done),
+        Command::Proxy(proxy) => proxy::run(proxy).map(done),
+        Command::Query(query) => query::run(&query),
+        Command::Completions(completions) => pages::completions(&completions, Arguments::command()).map(done),
+        Command::Man(man) => pages::man(&man, Arguments::command()).map(done),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("shmbc: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Prints a text and the end of its last line.
+fn print_text(text: &str) -> Result<(), String> {
+    match writeln!(std::io::stdout(), "{text}") {
+        // Whoever reads has seen enough (`shmbc ss | head`).
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.map_err(|e| format!("cannot write: {e}")),
     }
 }

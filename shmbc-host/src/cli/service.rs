@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use shmbc::control::client::{Client, socket_path};
@@ -32,6 +32,26 @@ enum Command {
     Run(Run),
     /// Succeed if a service answers at the socket.
     Healthcheck(Socket),
+    /// Write the manual pages.
+    #[command(hide = true)]
+    Man(Man),
+}
+
+#[derive(Debug, Args)]
+struct Man {
+    /// The directory to write the pages to; made if it is not there.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+}
+
+impl Man {
+    /// Writes `shmbc-host.1`, and `shmbc-host-COMMAND.1` for each command.
+    fn write(&self) -> Result<(), String> {
+        let service = Arguments::command().disable_help_subcommand(true);
+        std::fs::create_dir_all(&self.out)
+            .and_then(|()| clap_mangen::generate_to(service, &self.out))
+            .map_err(|e| format!("cannot write {}: {e}", self.out.display()))
+    }
 }
 
 #[derive(Debug, Args)]
@@ -88,6 +108,7 @@ fn docker(text: &str) -> Result<Docker, String> {
 pub fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run(run) => start(run),
+        Command::Man(man) => man.write(),
         Command::Healthcheck(socket) => socket.path().and_then(|path| {
             let answers = Client::connect(&path).map(drop);
             answers.map_err(|e| e.to_string())

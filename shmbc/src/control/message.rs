@@ -151,6 +151,22 @@ impl fmt::Display for Decline {
     }
 }
 
+impl Decline {
+    /// What to change, in one sentence; nothing where nothing can be done.
+    pub const fn advice(self) -> Option<&'static str> {
+        Some(match self {
+            Self::Closed => return None,
+            Self::Unsound => {
+                "use the same release for both programs and the host service; if they are the same, report it with both logs"
+            }
+            Self::OutOfResources => {
+                "raise that program's limits: `ulimit -n` or docker run --ulimit nofile=65536 (two descriptors a connection), and memory"
+            }
+            Self::Uncounted => "read and write through the stream only, never through its descriptor",
+        })
+    }
+}
+
 /// From the host to a client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToClient {
@@ -416,6 +432,34 @@ impl fmt::Display for Refusal {
             Self::NotReady => f.write_str("one of the ends did not map its block in time"),
             Self::Tampered => f.write_str("one of the ends changed the block before it was in use"),
         }
+    }
+}
+
+impl Refusal {
+    /// What to change, in one sentence; nothing where nothing can be done, and where [`Display`](fmt::Display) has said it
+    /// already.
+    pub const fn advice(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::PeerClosed | Self::Policy(_) | Self::Quota(_) => return None,
+            Self::NoTwin => {
+                "swap the type in the other program too, give it the mount of /run/shmbc, and take SHMBC_HOST=off from it"
+            }
+            Self::NotProven => {
+                "if all are refused, let the host service look: docker run --pid host --cap-add SYS_PTRACE, or start it as root"
+            }
+            Self::Ambiguous => "give the networks different subnets: `docker network create --subnet`",
+            Self::OutOfResources => {
+                "raise the host service's limits: LimitNOFILE and MemoryMax of its unit, or docker run --ulimit nofile=1048576"
+            }
+            Self::Declined(why) => return why.advice(),
+            Self::Draining => "start the host service again: the connection is offered again when it is back",
+            Self::NotReady => {
+                "look whether one of the two programs is stopped, or has no CPU time left (its cgroup's cpu.stat)"
+            }
+            Self::Tampered => {
+                "do not trust the other program: it changed memory that it had no reason to touch; use the same release for both"
+            }
+        })
     }
 }
 

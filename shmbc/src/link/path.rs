@@ -61,3 +61,30 @@ impl fmt::Display for Reason {
         }
     }
 }
+
+impl Reason {
+    /// What to change, in one sentence; nothing where TCP is right, or nothing can be done.
+    pub const fn advice(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Remote | Self::Closed => return None,
+            Self::NotYet => {
+                "wait: it is upgraded once its traffic shows that it lives on, or at once with upgraded() or SHMBC_UPGRADE=eager"
+            }
+            Self::NoHost => {
+                "start one with `shmbc-host run`, and mount its directory into this container: docker run -v /run/shmbc:/run/shmbc"
+            }
+            Self::PeerNotAware => {
+                "swap the type in the other program too, give it the mount of /run/shmbc, and take SHMBC_HOST=off from it; one that \
+                 has it upgrades when there is traffic, or at once with SHMBC_UPGRADE=eager"
+            }
+            Self::Refused(refusal) => return refusal.advice(),
+            Self::Declined(why) => return why.advice(),
+            Self::Disabled => {
+                "unset SHMBC_HOST, or name the socket of the host service in it; look for set_acceleration(false)"
+            }
+            Self::UsedBefore => {
+                "make the stream before the first byte goes over the socket, and leave its descriptor alone"
+            }
+        })
+    }
+}
