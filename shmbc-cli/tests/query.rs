@@ -33,7 +33,10 @@ async fn with_host(test: impl FnOnce(&str) + Send + 'static) {
 async fn query_when_a_host_answers_says_where_an_address_is() {
     with_host(|socket| {
         let (text, code) = says(&["query", "--socket", socket, "127.0.0.1:80"]);
-        assert!(code == 0 && text.contains("this host") && text.contains("goes over to shared memory"), "{code} {text}");
+        assert!(
+            code == 0 && text.contains("this host") && text.contains("goes over to shared memory"),
+            "{code} {text}"
+        );
         let (text, code) = says(&["query", "--socket", socket, "192.0.2.7:80"]);
         assert!(code == 3 && text.contains("another machine"), "{code} {text}");
         let (text, code) = says(&["query", "--json", "--socket", socket, "192.0.2.7:80"]);
