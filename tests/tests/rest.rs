@@ -43,10 +43,11 @@ fn keeps_two_pages() {
         }
         let spread = largest_block(&host);
         assert!(spread > 1 << 20, "{spread} bytes after a burst");
-        // An end gives back what it has written once it waits for the next byte: first the one, then the other.
+        // An end gives back what it has written once it waits for the next byte: first the one, then the other. How much that is
+        // depends on how far each came ahead of its reader.
         let (waits, answers) = (Move { read: 1, ..Move::default() }, Move { write: 1, read: 1, ..Move::default() });
         client.tell(&Command::Move(c, waits));
-        wait_until("the client's ring is given back", || largest_block(&host) <= spread / 2 + 8192);
+        wait_until("the client's ring is given back", || largest_block(&host) < spread);
         server.tell(&Command::Move(s, answers));
         assert_eq!(client.moved().read, 1);
         wait_until("both rings are given back", || largest_block(&host) == 8192);
