@@ -246,9 +246,10 @@ async fn set_up(plan: &Plan, results: &mut Results) -> Result<Stage, String> {
         // The two ends are plain processes: which containers there are changes nothing, and asking would cost CPU time.
         config.docker = shmbc_host::Docker::Off;
         // `idle` has more connections than one user should.
-        config.limits.connections = u32::MAX;
-        config.limits.block_bytes = u64::MAX;
-        config.limits.offers_per_second = u32::MAX;
+        config.policy.limits.connections = u32::MAX;
+        config.policy.limits.block_bytes = u64::MAX;
+        config.policy.limits.offers_per_second = u32::MAX;
+        config.policy.limits.descriptors = Some(u32::MAX);
         worker::raise_descriptors();
         config.huge_pages = plan.huge_pages;
         Some(Host::start(config).await.map_err(|e| format!("cannot start the host service: {e}"))?)

@@ -3,7 +3,7 @@
 pub(crate) mod files;
 mod goals;
 pub(crate) mod json;
-mod machine;
+pub(crate) mod machine;
 pub(crate) mod people;
 mod plots;
 mod tables;

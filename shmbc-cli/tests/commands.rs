@@ -34,6 +34,14 @@ async fn tables_when_nothing_is_there_are_empty_and_well_formed() {
             assert!(table.status.success());
             assert_eq!(String::from_utf8(table.stdout).unwrap().lines().count(), 1, "the header");
         }
+        let top = ["top", "--once", "--interval", "0.01", "--size", "100x12", "--socket", &socket];
+        let picture = String::from_utf8(tool(&top).stdout).unwrap();
+        assert_eq!(picture.lines().count(), 12);
+        assert!(picture.contains("no connection yet") && !picture.contains('\u{1b}'), "{picture}");
+        let live = tool(&["top", "--socket", &socket]);
+        assert!(String::from_utf8(live.stderr).unwrap().contains("top needs a terminal"));
+        let summary = tool(&["ss", "--summary", "--json", "--socket", &socket]);
+        assert!(String::from_utf8(summary.stdout).unwrap().starts_with("{\"connections\":0"));
     });
     asked.await.unwrap();
     host.shutdown().await;
@@ -49,6 +57,8 @@ fn tool_when_something_is_wrong_says_what_and_what_to_do() {
         (&["ss", "--socket", &at("nobody")][..], "no host service at"),
         (&["ps", "--json", "--socket", &at("nobody")], "no host service at"),
         (&["ss", "--socket", &at("file")], "no host service at"),
+        (&["ss", "--sort", "rate"], "--sort rate needs --rate"),
+        (&["top", "--socket", &at("nobody")], "no host service at"),
         (&["proxy", &unix("file"), "db:1"], "not a socket"),
         (&["proxy", &unix("no/such/socket"), "db:1"], "cannot listen at unix:"),
         (&["proxy", "--mode", "0660", "127.0.0.1:0", "db:1"], "--mode is for a Unix socket"),
@@ -64,6 +74,9 @@ fn tool_when_something_is_wrong_says_what_and_what_to_do() {
         &[][..],
         &["walk"],
         &["ss", "--yaml"],
+        &["ss", "--rate", "0"],
+        &["ss", "--state", "good"],
+        &["top", "--once", "--size", "wide"],
         &["proxy"],
         &["proxy", "127.0.0.1:0"],
         &["proxy", "1234", "db:1"],

@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 
 use shmbc::control::message::{Decline, Refusal};
 
-use crate::policy;
-use crate::quota::{ClientKey, Limits, Quota};
+use crate::policy::Policy;
+use crate::quota::{ClientKey, Exceeded, NotCharged, Quota};
 use crate::table::connections::{
     Answer, Connection, ConnectionId, Connections, End, EndKey, Gone, Phase, Scope, SessionId,
 };
@@ -54,13 +54,15 @@ pub(crate) enum Release {
     LetGo,
 }
 
-/// What the broker is told once.
-#[derive(Clone, Copy, Debug)]
+/// What the broker is told when the service starts, and when its configuration is read again.
+#[derive(Clone, Debug)]
 pub(crate) struct Rules {
     pub(crate) twin_timeout: Duration,
     pub(crate) ready_timeout: Duration,
     pub(crate) block_bytes: u64,
-    pub(crate) limits: Limits,
+    /// Most bytes of all blocks together.
+    pub(crate) memory: Option<u64>,
+    pub(crate) policy: Policy,
     /// The host's own network namespace.
     pub(crate) own: Scope,
 }
@@ -90,20 +92,62 @@ impl Broker {
     pub(crate) fn new(rules: Rules) -> Self {
         Self {
             table: Connections::default(),
-            quota: Quota::new(rules.limits),
+            quota: Quota::default(),
             totals: Totals::default(),
             rules,
             draining: false,
         }
     }
 
+    /// Takes over other rules, for what is decided from now on.
+    pub(crate) fn set_rules(&mut self, change: impl FnOnce(&mut Rules)) {
+        change(&mut self.rules);
+    }
+
+    /// Counts a session in, or says which limit keeps it out.
+    pub(crate) fn open_session(&mut self, client: &ClientKey, containers: &Containers) -> Result<(), String> {
+        let bounds = self.rules.policy.bounds(client, containers);
+        let opened = self.quota.open_session(client, &bounds);
+        opened.map_err(|exceeded| self.rules.policy.explain(client, containers, exceeded))
+    }
+
     /// Whether a client may have an offer proven now.
-    pub(crate) fn may_offer(&mut self, client: &ClientKey, now: Instant) -> Result<(), Refusal> {
+    pub(crate) fn may_offer(
+        &mut self,
+        client: &ClientKey,
+        containers: &Containers,
+        now: Instant,
+    ) -> Result<(), Refusal> {
         if self.draining {
             return Err(Refusal::Draining);
         }
         self.totals.offers += 1;
-        self.quota.offer(client, now).map_err(Refusal::Quota)
+        let bounds = self.rules.policy.bounds(client, containers);
+        self.quota.offer(client, &bounds, now).map_err(|exceeded| self.over(client, containers, exceeded))
+    }
+
+    /// A limit is reached.
+    fn over(&self, client: &ClientKey, containers: &Containers, exceeded: Exceeded) -> Refusal {
+        Refusal::Quota(self.rules.policy.explain(client, containers, exceeded))
+    }
+
+    /// Counts an end in.
+    fn enter(&mut self, client: &ClientKey, containers: &Containers) -> Result<(), Refusal> {
+        let bounds = self.rules.policy.bounds(client, containers);
+        self.quota.enter(client, &bounds).map_err(|exceeded| self.over(client, containers, exceeded))
+    }
+
+    /// Charges both ends for a block.
+    fn charge(&mut self, clients: [&ClientKey; 2], containers: &Containers) -> Result<(), Refusal> {
+        let Rules { block_bytes, memory, .. } = self.rules;
+        let bounds = clients.map(|client| self.rules.policy.bounds(client, containers));
+        self.quota.charge(clients, bounds.each_ref(), block_bytes, memory).map_err(|why| match why {
+            NotCharged::Client(n, exceeded) => self.over(clients[n], containers, exceeded),
+            NotCharged::Budget(used) => Refusal::Quota(format!(
+                "all connections together have {used} of at most {} bytes of blocks: raise blocks.memory of the host service",
+                memory.unwrap_or(u64::MAX)
+            )),
+        })
     }
 
     /// A proven offer.
@@ -121,9 +165,9 @@ impl Broker {
                 self.refuse(old, None, Refusal::NotProven, &mut decisions);
             }
         }
-        if let Err(limit) = self.quota.enter(&end.client.key) {
-            decisions.push(Decision::Refuse(end.key, Refusal::Quota(limit.clone())));
-            self.table.remember(&[end], now, Refusal::Quota(limit));
+        if let Err(refusal) = self.enter(&end.client.key, containers) {
+            decisions.push(Decision::Refuse(end.key, refusal.clone()));
+            self.table.remember(&[end], now, refusal);
             return decisions;
         }
         match self.find(&end, containers) {
@@ -139,7 +183,7 @@ impl Broker {
     /// A proven end of a connection that an earlier host service granted. Nobody is refused what he has; only the limit of
     /// connections keeps an end out of the table.
     pub(crate) fn announce(&mut self, end: End, containers: &Containers, now: Instant) -> Vec<Decision> {
-        if self.draining || self.table.of_end(end.key).is_some() || self.quota.enter(&end.client.key).is_err() {
+        if self.draining || self.table.of_end(end.key).is_some() || self.enter(&end.client.key, containers).is_err() {
             return Vec::new();
         }
         let side = |end: &End| end.announced.as_ref().map(|announced| announced.side);
@@ -188,9 +232,8 @@ impl Broker {
     ) {
         let Some(other) = self.table.get(id).map(|row| row.ends[0].clone()) else { return };
         let clients = [&other.client.key, &end.client.key];
-        let allowed = policy::check([&other, &end], containers)
-            .map_err(Refusal::Policy)
-            .and_then(|()| self.quota.charge(clients, self.rules.block_bytes).map_err(Refusal::Quota));
+        let allowed = self.rules.policy.check([&other, &end], containers).map_err(Refusal::Policy);
+        let allowed = allowed.and_then(|()| self.charge(clients, containers));
         if let Err(refusal) = allowed {
             self.table.remove(id);
             for end in [&other, &end] {
@@ -227,6 +270,9 @@ impl Broker {
         if answers == [Answer::Ready; 2] {
             self.totals.upgrades += 1;
             self.table.set_phase(id, Phase::Established([None; 2]));
+            if let Some([a, b]) = self.table.get(id).map(|row| row.ends.as_slice()) {
+                self.quota.end_grant([&a.client.key, &b.client.key]);
+            }
             let ends = self.table.get(id).into_iter().flat_map(|row| &row.ends);
             return ends.map(|end| Decision::Go(end.key)).collect();
         }
@@ -377,7 +423,11 @@ impl Broker {
 
     fn release(&mut self, row: &Connection, how: Release, decisions: &mut Vec<Decision>) {
         if let [a, b] = row.ends.as_slice() {
-            self.quota.refund([&a.client.key, &b.client.key], self.rules.block_bytes);
+            let clients = [&a.client.key, &b.client.key];
+            if matches!(row.phase, Phase::Granted(_)) {
+                self.quota.end_grant(clients);
+            }
+            self.quota.refund(clients, self.rules.block_bytes);
         }
         decisions.push(Decision::Release(row.id, how));
     }

@@ -1,14 +1,18 @@
 //! What a host service can be told, and what can keep it from starting.
 
+pub(crate) mod file;
+pub(crate) mod size;
+
 use std::io;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
-use shmbc::layout::BadCapacity;
+use shmbc::layout::{BadCapacity, Sizes};
 
 use crate::huge_pages::HugePages;
 use crate::metrics::MetricsAddress;
-use crate::quota::Limits;
+use crate::policy::Policy;
 
 /// Four times a usual second-level cache: a ring that large is as fast as memcpy, a smaller one a quarter of that
 /// (8-13 GB/s against 40-45, measured). Untouched pages cost nothing.
@@ -36,6 +40,19 @@ pub enum Docker {
     At(String),
 }
 
+impl FromStr for Docker {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "off" => Ok(Self::Off),
+            path if path.starts_with('/') || path.starts_with("unix:///") => Ok(Self::At(path.to_owned())),
+            other => Err(format!("{other:?} is neither auto, off, nor an absolute path")),
+        }
+    }
+}
+
 /// What a host service needs to know to start. [`HostConfig::at`] has the defaults.
 #[derive(Clone, Debug)]
 pub struct HostConfig {
@@ -55,8 +72,11 @@ pub struct HostConfig {
     pub ready_timeout: Duration,
     /// Where metrics are served for Prometheus. Default nowhere.
     pub metrics: Option<MetricsAddress>,
-    /// What one container, or one user outside of containers, may use.
-    pub limits: Limits,
+    /// Most bytes of all blocks together, touched or not. Default without a limit: memory that is touched counts against the
+    /// memory limit of the container that touches it.
+    pub memory: Option<u64>,
+    /// What may be accelerated, and how much of it.
+    pub policy: Policy,
 }
 
 impl HostConfig {
@@ -71,8 +91,34 @@ impl HostConfig {
             twin_timeout: TWIN_TIMEOUT,
             ready_timeout: READY_TIMEOUT,
             metrics: None,
-            limits: Limits::default(),
+            memory: None,
+            policy: Policy::default(),
         }
+    }
+}
+
+impl HostConfig {
+    /// Whether a service could have these settings, on whatever machine.
+    ///
+    /// # Errors
+    ///
+    /// [`HostError::Capacity`], [`HostError::Rule`].
+    pub fn check(&self) -> Result<(), HostError> {
+        Sizes::new([self.ring_capacity; 2])?;
+        self.policy.fault().map_or(Ok(()), |(number, why)| Err(HostError::Rule(number, why)))
+    }
+
+    /// Names of the settings that differ from `other` and cannot change while a service runs.
+    pub(crate) fn needs_restart(&self, other: &Self) -> Vec<&'static str> {
+        let settings = [
+            ("socket", self.socket != other.socket),
+            ("docker", self.docker != other.docker),
+            ("metrics", self.metrics != other.metrics),
+            ("blocks.ring_capacity", self.ring_capacity != other.ring_capacity),
+            ("blocks.huge_pages", self.huge_pages != other.huge_pages),
+            ("blocks.stock", self.stock != other.stock),
+        ];
+        settings.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name).collect()
     }
 }
 
@@ -108,6 +154,9 @@ pub enum HostError {
         /// What the kernel said.
         error: io::Error,
     },
+    /// A rule of the policy makes no sense.
+    #[error("rule {0}: {1}")]
+    Rule(usize, String),
     /// The ring capacity is not one that a block can have.
     #[error(transparent)]
     Capacity(#[from] BadCapacity),

@@ -4,15 +4,16 @@
 //! forgets events for who reads too slowly, so the list is made again now and then. Docker may be absent, come later, restart: the
 //! table keeps what it knew last, and the watcher comes back.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bollard::query_parameters::{EventsOptions, InspectContainerOptions, ListContainersOptions};
+use bollard::query_parameters::{EventsOptions, InspectContainerOptions, ListContainersOptions, ListNetworksOptions};
 use bollard::{API_DEFAULT_VERSION, models};
 use futures_util::StreamExt;
+use shmbc::control::message::MountRow;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
@@ -38,7 +39,7 @@ const EVENTS: usize = 1024;
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
 /// Watches Docker for as long as the service runs. `asked` are containers to look at now.
-pub(crate) async fn watch(docker: Docker, hub: Arc<Hub>, mut asked: mpsc::Receiver<String>) {
+pub(crate) async fn watch(docker: Docker, hub: Arc<Hub>, asked: &mut mpsc::Receiver<String>) {
     let socket = match docker {
         Docker::Off => None,
         Docker::At(path) => Some(path),
@@ -62,7 +63,7 @@ pub(crate) async fn watch(docker: Docker, hub: Arc<Hub>, mut asked: mpsc::Receiv
     let mut pause = BACKOFF.0;
     let mut told = false;
     loop {
-        let Err(error) = follow(socket, &hub, &mut asked, &mut pause, &mut told).await;
+        let Err(error) = follow(socket, &hub, asked, &mut pause, &mut told).await;
         hub.set_docker_up(false);
         if told {
             debug!(error = with_cause(&error), socket, "Docker does not answer");
@@ -119,7 +120,7 @@ async fn follow(
         }
         Ok::<_, bollard::errors::Error>(())
     });
-    hub.with_containers_replaced(list(&docker).await?);
+    hub.with_containers_replaced(list(&docker, hub).await?);
     hub.set_docker_up(true);
     info!(socket, "following Docker");
     (*pause, *told) = (BACKOFF.0, false);
@@ -131,7 +132,7 @@ async fn follow(
             Some(id) = asked.recv() => look_again(&docker, hub, &id).await?,
             _ = relist.tick() => {
                 hub.learn_own();
-                hub.with_containers_replaced(list(&docker).await?);
+                hub.with_containers_replaced(list(&docker, hub).await?);
             }
             Some(ended) = reader.join_next() => {
                 if let Ok(Err(error)) = ended {
@@ -160,6 +161,10 @@ fn concerns(event: models::EventMessage) -> Option<String> {
 
 async fn look_again(docker: &bollard::Docker, hub: &Hub, id: &str) -> Result<(), Lost> {
     let container = inspect(docker, id).await?;
+    // Its networks first: their labels may forbid what it is about to ask for.
+    if container.as_ref().is_some_and(|container| !hub.knows_networks(container)) {
+        hub.set_networks(networks(docker).await?);
+    }
     // A new network gave the host a new bridge with an address of its own.
     hub.learn_own();
     hub.with_containers(|containers| match container {
@@ -169,7 +174,16 @@ async fn look_again(docker: &bollard::Docker, hub: &Hub, id: &str) -> Result<(),
     Ok(())
 }
 
-async fn list(docker: &bollard::Docker) -> Result<Vec<Container>, Lost> {
+/// The labels of all networks, by id. They are as they were when the network was made.
+async fn networks(docker: &bollard::Docker) -> Result<HashMap<String, BTreeMap<String, String>>, Lost> {
+    let networks = docker.list_networks(None::<ListNetworksOptions>).await?.into_iter();
+    Ok(networks
+        .filter_map(|network| Some((network.id?, network.labels.unwrap_or_default().into_iter().collect())))
+        .collect())
+}
+
+async fn list(docker: &bollard::Docker, hub: &Hub) -> Result<Vec<Container>, Lost> {
+    hub.set_networks(networks(docker).await?);
     let mut containers = Vec::new();
     for summary in docker.list_containers(None::<ListContainersOptions>).await? {
         if let Some(id) = summary.id
@@ -200,14 +214,31 @@ fn container(answer: models::ContainerInspectResponse) -> Option<Container> {
     }
     let config = answer.config.unwrap_or_default();
     let settings = answer.network_settings.unwrap_or_default();
+    let id = answer.id?;
+    let own = answer.name.unwrap_or_default().trim_start_matches('/').to_owned();
+    let mounts = answer.mounts.unwrap_or_default().into_iter().map(|mount| MountRow {
+        kind: mount.typ.map_or_else(String::new, |kind| kind.to_string()),
+        source: mount.name.or(mount.source).unwrap_or_default(),
+        target: mount.destination.unwrap_or_default(),
+        writable: mount.rw == Some(true),
+    });
+    let tcp = |port: &str| port.strip_suffix("/tcp").and_then(|port| port.parse().ok());
     let joined = answer.host_config.and_then(|c| c.network_mode);
     let networks = settings.networks.unwrap_or_default().into_iter().filter_map(|(name, endpoint)| {
         let addresses = [endpoint.ip_address, endpoint.global_ipv6_address].into_iter().flatten();
         let addresses: Vec<IpAddr> = addresses.filter_map(|text| text.parse().ok()).collect();
-        (!addresses.is_empty()).then(|| Network { id: endpoint.network_id.unwrap_or_default(), name, addresses })
+        // Docker gives some names twice, and the container's id as one.
+        let names = [endpoint.aliases, endpoint.dns_names].into_iter().flatten().flatten();
+        let aliases: BTreeSet<_> = names.filter(|name| !id.starts_with(name.as_str()) && *name != own).collect();
+        (!addresses.is_empty()).then(|| Network {
+            id: endpoint.network_id.unwrap_or_default(),
+            name,
+            addresses,
+            aliases: aliases.into_iter().collect(),
+        })
     });
     let published = settings.ports.unwrap_or_default().into_iter().flat_map(|(port, bindings)| {
-        let port = port.strip_suffix("/tcp").and_then(|port| port.parse().ok());
+        let port = tcp(&port);
         let bindings = bindings.unwrap_or_default().into_iter();
         bindings.filter_map(move |binding| {
             let ip: IpAddr =
@@ -216,13 +247,16 @@ fn container(answer: models::ContainerInspectResponse) -> Option<Container> {
         })
     });
     Some(Container {
-        id: answer.id?,
-        name: answer.name.unwrap_or_default().trim_start_matches('/').to_owned(),
+        image: config.image.unwrap_or_default(),
+        mounts: mounts.collect(),
+        exposed: config.exposed_ports.unwrap_or_default().iter().filter_map(|port| tcp(port)).collect(),
         state: state.status.map_or_else(String::new, |status| status.to_string()),
         labels: config.labels.unwrap_or_default().into_iter().collect(),
         networks: networks.collect(),
         joined: joined.and_then(|mode| mode.strip_prefix("container:").map(str::to_owned)),
         published: published.collect(),
+        name: own,
+        id,
     })
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shmbc::layout::Sizes;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::info;
 
@@ -19,6 +19,7 @@ use crate::metrics::Exporter;
 use crate::numa;
 use crate::pool::Pool;
 use crate::server::{self, Listener};
+use crate::supervise::supervise;
 
 /// Containers that the Docker watcher may be asked to look at, at once. More are found by its next list.
 const ASKS: usize = 64;
@@ -64,6 +65,7 @@ impl Host {
         config: HostConfig,
         listener: impl FnOnce(&Path) -> Result<Listener, HostError>,
     ) -> Result<Self, HostError> {
+        config.check()?;
         let sizes = Sizes::new([config.ring_capacity; 2])?;
         config.huge_pages.tell_whether_there_are_some();
         let (pool, taken_back) = Pool::new(sizes, config.stock);
@@ -81,25 +83,53 @@ impl Host {
         let (stop, stopping) = watch::channel(false);
         info!(socket = %socket.display(), ring = config.ring_capacity, "host service ready");
 
-        let clock = {
-            let hub = Arc::clone(&hub);
-            async move { hub.keep_deadlines().await }
-        };
+        let panics = hub.panics.clone();
+        /// A task that gets clones of these each time it is started.
+        macro_rules! task {
+            ($name:literal, |$($shared:ident),*| $task:expr) => {{
+                $(let $shared = $shared.clone();)*
+                tokio::spawn(supervise($name, panics.clone(), move || {
+                    $(let $shared = $shared.clone();)*
+                    async move { $task.await; }
+                }))
+            }};
+        }
+        // What only one task has outlives it.
+        let (taken_back, asked) = (Arc::new(Mutex::new(taken_back)), Arc::new(Mutex::new(asked)));
+        let (orders, exporter) = (orders.map(|orders| Arc::new(Mutex::new(orders))), exporter.map(Arc::new));
+        let (listener, source) = (Arc::new(Mutex::new(Some(listener))), config.docker);
         let mut helpers = vec![
-            tokio::spawn(pool.keep(taken_back)),
-            tokio::spawn(clock),
-            tokio::spawn(numa::keep(Arc::clone(&hub))),
-            tokio::spawn(docker::watch(config.docker, Arc::clone(&hub), asked)),
+            task!("pool", |pool, taken_back| pool.keep(&mut *taken_back.lock().await)),
+            task!("deadlines", |hub| hub.keep_deadlines()),
+            task!("numa", |hub| numa::keep(hub)),
+            task!("docker", |hub, source, asked| docker::watch(source, hub, &mut *asked.lock().await)),
         ];
-        helpers.extend(exporter.map(|exporter| tokio::spawn(exporter.serve(Arc::clone(&hub)))));
-        helpers.extend(orders.map(|orders| tokio::spawn(hugetlb::keep(Arc::clone(&hub), orders))));
-        let server = tokio::spawn(server::serve(listener, Arc::clone(&hub), stopping));
+        if let Some(exporter) = exporter {
+            helpers.push(task!("metrics", |exporter, hub| exporter.serve(hub)));
+        }
+        if let Some(orders) = orders {
+            helpers.push(task!("hugetlb", |hub, orders| hugetlb::keep(hub, &mut *orders.lock().await)));
+        }
+        let server =
+            task!("server", |listener, hub, stopping| server::serve(&mut *listener.lock().await, hub, stopping));
         Ok(Self { hub, socket, stop, server: Some(server), helpers })
     }
 
     /// Where clients find it.
     pub fn socket(&self) -> &Path {
         &self.socket
+    }
+
+    /// Takes over what can change while a service runs: the policy with its limits, the budget of memory, and the timeouts. What is
+    /// established stays so. The rest of `config` is not looked at.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`HostConfig::check`]; nothing has changed then.
+    pub fn reload(&self, config: &HostConfig) -> Result<(), HostError> {
+        config.check()?;
+        self.hub.reload(config);
+        Ok(())
     }
 
     /// What it holds now.
@@ -132,3 +162,6 @@ impl Drop for Host {
         }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

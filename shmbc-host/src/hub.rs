@@ -5,20 +5,22 @@
 
 mod addresses;
 mod announced;
+mod grumble;
+mod learned;
 mod report;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use shmbc::block::{self, Block};
-use shmbc::control::message::{
-    Decline, End as EndName, Grant, Identity, LocalEntry, Offer, OfferId, Pages, Refusal, ToClient,
-};
+use prometheus_client::metrics::histogram::Histogram;
+use shmbc::block::{self, Block, DirectionStats};
+use shmbc::control::message::{Decline, End as EndName, Grant, Identity, Offer, OfferId, Pages, Refusal, ToClient};
 use shmbc::doorbell;
 use shmbc::layout::{Direction, Sizes};
 use shmbc::link::SwitchToken;
@@ -26,7 +28,10 @@ use shmbc::sys::Node;
 use tokio::sync::{Notify, mpsc, watch};
 use tracing::{debug, warn};
 
+pub(crate) use self::addresses::Told;
 use self::announced::{Listener, end};
+use self::grumble::Grumble;
+use self::learned::Learned;
 pub use self::report::Counts;
 use crate::broker::{Broker, Decision, Release, Rules};
 use crate::config::HostConfig;
@@ -37,9 +42,14 @@ use crate::numa::{self, Home, Move, Topology};
 use crate::pool::Pool;
 use crate::prove::{Own, Proof};
 use crate::session::outbox::{GrantFds, Outbox};
+use crate::supervise::Panics;
 use crate::table::connections::{ConnectionId, End, EndKey, Gone, Scope, SessionId};
 use crate::table::containers::Containers;
 use crate::twin::plain;
+
+/// Bounds of the histogram, in seconds. An upgrade on a quiet machine takes 0.2 ms, and never more than both timeouts.
+const UPGRADE_TIMES: [f64; 14] =
+    [0.000_05, 0.000_1, 0.000_2, 0.000_3, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.03, 0.1, 0.5, 2.0, 7.0];
 
 #[derive(Debug)]
 struct State {
@@ -47,8 +57,14 @@ struct State {
     containers: Containers,
     sessions: HashMap<SessionId, (Arc<Client>, Outbox)>,
     blocks: HashMap<ConnectionId, Held>,
+    /// Addresses that sessions have brought, and those that the host has anyway.
+    learned: Learned,
+    own_addresses: BTreeSet<IpAddr>,
     /// In order of their sessions.
     listeners: BTreeMap<EndKey, Listener>,
+    grumble: Grumble,
+    /// Bytes that connections moved which are over.
+    moved: u64,
     next_session: u64,
     armed: Option<Instant>,
 }
@@ -57,7 +73,26 @@ struct State {
 #[derive(Debug)]
 struct Held {
     block: Arc<Block>,
+    /// Until then an end can take a huge page away, and who reads it dies of SIGBUS.
+    sealed: bool,
     homes: [Home; 2],
+}
+
+impl Held {
+    /// What the ends say about one direction; nothing while that cannot be read safely.
+    fn stats(&self, direction: Direction) -> Option<DirectionStats> {
+        self.sealed.then(|| self.block.stats(direction))
+    }
+
+    /// Bytes that have been written to each ring, as the ends say.
+    fn produced(&self) -> [u64; 2] {
+        Direction::BOTH.map(|direction| self.stats(direction).map_or(0, |stats| stats.produced))
+    }
+
+    /// Bytes that have been written to both.
+    fn moved(&self) -> u64 {
+        self.produced().into_iter().fold(0, u64::saturating_add)
+    }
 }
 
 /// The hub.
@@ -65,13 +100,18 @@ struct Held {
 pub(crate) struct Hub {
     pub(crate) own: Own,
     pub(crate) topology: Topology,
+    pub(crate) panics: Panics,
+    /// From the first end's offer until both were told to go, in seconds.
+    pub(crate) upgrade_time: Histogram,
+    /// How sessions have ended, and how often.
+    pub(crate) ended: Mutex<BTreeMap<&'static str, u64>>,
     sizes: Sizes,
     huge_pages: HugePages,
     pool: Arc<Pool>,
     /// Where blocks are on pages of the hugetlb pool.
     maker: Option<Maker>,
     state: Mutex<State>,
-    locality: watch::Sender<Arc<Vec<LocalEntry>>>,
+    locality: watch::Sender<Arc<Told>>,
     deadline: Notify,
     /// The last grant is answered, after a drain began.
     settled: Notify,
@@ -96,7 +136,8 @@ impl Hub {
             twin_timeout: config.twin_timeout,
             ready_timeout: config.ready_timeout,
             block_bytes: if maker.is_some() { block::huge_len(sizes) } else { sizes.block_len() } as u64,
-            limits: config.limits,
+            memory: config.memory,
+            policy: config.policy.clone(),
             own: own.scope,
         };
         let state = State {
@@ -104,19 +145,26 @@ impl Hub {
             containers: Containers::default(),
             sessions: HashMap::new(),
             blocks: HashMap::new(),
+            learned: Learned::default(),
+            own_addresses: BTreeSet::new(),
             listeners: BTreeMap::new(),
+            grumble: Grumble::default(),
+            moved: 0,
             next_session: 1,
             armed: None,
         };
         Self {
             own,
             topology: Topology::of_this_machine(),
+            panics: Panics::default(),
+            upgrade_time: Histogram::new(UPGRADE_TIMES),
+            ended: Mutex::default(),
             sizes,
             huge_pages: config.huge_pages,
             pool,
             maker,
             state: Mutex::new(state),
-            locality: watch::Sender::new(Arc::default()),
+            locality: watch::Sender::new(Arc::new(Told::of(Vec::new()))),
             deadline: Notify::new(),
             settled: Notify::new(),
             containers_changed: Notify::new(),
@@ -133,12 +181,22 @@ impl Hub {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Takes over what can change while the service runs: policy, limits, the budget of memory and the timeouts.
+    pub(crate) fn reload(&self, config: &HostConfig) {
+        self.state().broker.set_rules(|rules| {
+            rules.policy = config.policy.clone();
+            rules.memory = config.memory;
+            (rules.twin_timeout, rules.ready_timeout) = (config.twin_timeout, config.ready_timeout);
+        });
+    }
+
     // --- sessions
 
     /// Counts a client in, or says which limit keeps it out.
     pub(crate) fn open_session(&self, client: &Arc<Client>, outbox: Outbox) -> Result<SessionId, String> {
         let mut state = self.state();
-        state.broker.quota.open_session(&client.key, Instant::now())?;
+        let State { broker, containers, .. } = &mut *state;
+        broker.open_session(&client.key, containers)?;
         let id = SessionId(state.next_session);
         state.next_session += 1;
         state.sessions.insert(id, (Arc::clone(client), outbox));
@@ -153,9 +211,8 @@ impl Hub {
         let decisions = state.broker.session_ended(session);
         self.carry_out(&mut state, decisions);
         state.broker.quota.close_session(&client.key);
-        state.containers.forget(session);
         state.forget_listeners(session);
-        self.publish_locality(&state);
+        self.unlearn(&mut state, session);
         state.broker.has_ends(session)
     }
 
@@ -179,8 +236,9 @@ impl Hub {
     /// Whether an offer may be proven now. To be followed by `end_proof` if so.
     pub(crate) fn begin_proof(&self, client: &Client) -> Result<(), Refusal> {
         let mut state = self.state();
-        state.broker.may_offer(&client.key, Instant::now())?;
-        if state.broker.quota.begin_proof(&client.key) {
+        let State { broker, containers, .. } = &mut *state;
+        broker.may_offer(&client.key, containers, Instant::now())?;
+        if broker.quota.begin_proof(&client.key) {
             return Ok(());
         }
         Err(Refusal::Quota("too many offers of this client are being looked at".into()))
@@ -228,7 +286,14 @@ impl Hub {
     }
 
     pub(crate) fn ready(&self, end: EndKey) {
-        self.decide(|broker| broker.ready(end));
+        let mut state = self.state();
+        let decisions = state.broker.ready(end);
+        if let [Decision::Go(first), _] = decisions.as_slice()
+            && let Some(row) = state.broker.table.of_end(*first)
+        {
+            self.upgrade_time.observe(row.since.elapsed().as_secs_f64());
+        }
+        self.carry_out(&mut state, decisions);
     }
 
     pub(crate) fn decline(&self, end: EndKey, why: Decline) {
@@ -248,7 +313,7 @@ impl Hub {
         let mut state = self.state();
         // Those on huge pages stay: nobody can map them again to move them.
         let movable = state.blocks.values_mut().filter(|held| !held.block.is_huge());
-        let rings = movable.flat_map(|Held { block, homes }| {
+        let rings = movable.flat_map(|Held { block, homes, .. }| {
             Direction::BOTH.into_iter().zip(homes).map(|(direction, home)| (&*block, direction, home))
         });
         let moves = rings.filter_map(|(block, direction, home)| {
@@ -301,10 +366,19 @@ impl Hub {
                 Decision::Seal(id, ends) => self.seal(state, id, ends),
                 Decision::Adopt(id) => self.adopt(state, id),
                 Decision::Go(end) => state.tell(end, &ToClient::Go(end.offer)),
-                Decision::Refuse(end, refusal) => state.tell(end, &ToClient::Refused(end.offer, refusal)),
+                Decision::Refuse(end, refusal) => {
+                    let State { grumble, sessions, containers, .. } = state;
+                    if let Some((client, _)) = sessions.get(&end.session) {
+                        grumble.refused(client, &refusal, containers, Instant::now());
+                    }
+                    state.tell(end, &ToClient::Refused(end.offer, refusal));
+                }
                 Decision::Release(id, how) => {
-                    if let Some(Held { block, .. }) = state.blocks.remove(&id) {
-                        debug!(connection = id.0, bytes = ?Direction::BOTH.map(|d| block.stats(d).produced), "over");
+                    if let Some(held) = state.blocks.remove(&id) {
+                        state.moved = state.moved.saturating_add(held.moved());
+                        let bytes = held.produced();
+                        let block = held.block;
+                        debug!(connection = id.0, ?bytes, "over");
                         match how {
                             Release::Reclaim => self.pool.reclaim(block),
                             Release::LetGo => self.pool.let_go(block),
@@ -423,7 +497,9 @@ impl Hub {
                 outbox.put(&ToClient::Grant(grant), Some(GrantFds { block: copy, ringer, waiter }));
             }
         }
-        state.blocks.insert(id, Held { block, homes: nodes.map(Home::new) });
+        // Others were sealed when they were made.
+        let sealed = !block.is_huge();
+        state.blocks.insert(id, Held { block, sealed, homes: nodes.map(Home::new) });
         Ok(())
     }
 
@@ -439,6 +515,9 @@ impl Hub {
             warn!(%error, pids = ?ends.each_ref().map(of), "one of these changed a block before it was sealed; they stay on TCP");
             let decisions = state.broker.tampered(id);
             return self.carry_out(state, decisions);
+        }
+        if let Some(held) = state.blocks.get_mut(&id) {
+            held.sealed = true;
         }
         for end in ends {
             state.tell(end, &ToClient::Sealed(end.offer));

@@ -68,7 +68,7 @@ impl Maker {
 }
 
 /// Makes what is ordered. Never returns.
-pub(crate) async fn keep(hub: Arc<Hub>, mut orders: mpsc::Receiver<Order>) {
+pub(crate) async fn keep(hub: Arc<Hub>, orders: &mut mpsc::Receiver<Order>) {
     while let Some(order) = orders.recv().await {
         if !hub.wants(&order) {
             continue;

@@ -26,6 +26,8 @@ pub(crate) struct Client {
     pub(crate) pidfd: OwnedFd,
     /// As the host sees it.
     pub(crate) pid: i32,
+    /// Its name, for people: any text that it likes, without control characters. At most 15 bytes, says `proc(5)`.
+    pub(crate) process: Arc<str>,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     /// Its container's id.
@@ -67,6 +69,7 @@ impl Client {
             })?,
         };
         let cgroups = std::fs::read_to_string(format!("/proc/{}/cgroup", credentials.pid()));
+        let process = process_name(credentials.pid());
         if has_exited(pidfd.as_fd()) {
             return Err(Unknown::Exited);
         }
@@ -86,6 +89,7 @@ impl Client {
         Ok(Self {
             pidfd,
             pid: credentials.pid(),
+            process,
             uid: credentials.uid(),
             gid: credentials.gid(),
             container,
@@ -195,6 +199,13 @@ fn container_id<'a>(parent: &str, name: &'a str) -> Option<&'a str> {
 
 fn is_id(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+}
+
+/// The name of a process, fit to be printed.
+fn process_name(pid: i32) -> Arc<str> {
+    let name = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let name = String::from_utf8_lossy(name.strip_suffix(b"\n").unwrap_or(&name)).into_owned();
+    Arc::from(name.replace(char::is_control, "?"))
 }
 
 /// The addresses of a process's network namespace, as `/proc/PID/net` shows them to everybody.

@@ -47,6 +47,7 @@ mod prove;
 mod quota;
 mod server;
 mod session;
+mod supervise;
 mod table;
 mod twin;
 
@@ -55,4 +56,5 @@ pub use host::Host;
 pub use hub::Counts;
 pub use huge_pages::HugePages;
 pub use metrics::MetricsAddress;
-pub use quota::Limits;
+pub use policy::{Accelerate, Pattern, Policy, Rule};
+pub use quota::{Limits, SomeLimits};

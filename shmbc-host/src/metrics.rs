@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,13 +19,13 @@ use hyper::header::CONTENT_TYPE;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use nix::sys::resource::UsageWho;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
-use shmbc::control::message::Status;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
@@ -126,13 +126,13 @@ impl Exporter {
     }
 
     /// Answers scrapers. Never returns.
-    pub(crate) async fn serve(self, hub: Arc<Hub>) {
+    pub(crate) async fn serve(&self, hub: Arc<Hub>) {
         let mut registry = Registry::with_prefix("shmbc");
         registry.register_collector(Box::new(Looks(hub)));
         let (registry, places) = (Arc::new(registry), Arc::new(Semaphore::new(SCRAPERS)));
         loop {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-            let accepted: io::Result<Box<dyn Both>> = match &self {
+            let accepted: io::Result<Box<dyn Both>> = match self {
                 Self::Tcp(listener) => listener.accept().await.map(|(stream, _)| Box::new(stream) as _),
                 Self::Unix { listener, .. } => listener.accept().await.map(|(stream, _)| Box::new(stream) as _),
             };
@@ -191,11 +191,19 @@ struct Looks(Arc<Hub>);
 
 impl Collector for Looks {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        describe(&self.0.status(), encoder)
+        describe(&self.0, encoder)
     }
 }
 
-fn describe(status: &Status, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+/// Bytes of memory that this process has touched, without its blocks' pages that only clients touched.
+fn resident() -> u64 {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = pages.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0_u64);
+    pages * rustix::param::page_size() as u64
+}
+
+fn describe(hub: &Hub, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+    let status = hub.status();
     let mut gauge = |name, help, unit: Option<&Unit>, value: u64| {
         let metric = ConstGauge::new(value);
         metric.encode(encoder.encode_descriptor(name, help, unit, metric.metric_type())?)
@@ -208,6 +216,7 @@ fn describe(status: &Status, mut encoder: DescriptorEncoder<'_>) -> Result<(), f
     gauge("docker_connected", "Whether Docker tells about containers", None, status.docker.into())?;
     gauge("open_fds", "Descriptors open in the service", None, status.fds)?;
     gauge("max_fds", "Descriptors that the service may have", None, status.fd_limit)?;
+    gauge("resident_memory", "Memory of the service itself", Some(&Unit::Bytes), resident())?;
     gauge("uptime", "Time since the service started", Some(&Unit::Seconds), status.up_ms / 1000)?;
 
     let help = "Connections in the table, by state";
@@ -224,12 +233,34 @@ fn describe(status: &Status, mut encoder: DescriptorEncoder<'_>) -> Result<(), f
     counter("offers", "Ends of connections that were offered", status.offers)?;
     counter("grants", "Connections that were granted", status.grants)?;
     counter("upgrades", "Connections that were told to go on through shared memory", status.upgrades)?;
+    counter("panics", "Mistakes of the service that were caught", status.panics)?;
 
     let help = "Connections that stayed on TCP, by reason";
     let mut reasons = encoder.encode_descriptor("refusals", help, None, ConstCounter::new(0_u64).metric_type())?;
     for (reason, n) in &status.refusals {
         ConstCounter::new(*n).encode(reasons.encode_family(&[("reason", reason.as_str())])?)?;
     }
+
+    let usage = nix::sys::resource::getrusage(UsageWho::RUSAGE_SELF);
+    let seconds = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
+    let metric =
+        ConstCounter::new(usage.map_or(0.0, |usage| seconds(usage.user_time()) + seconds(usage.system_time())));
+    let help = "CPU time of the service";
+    metric.encode(encoder.encode_descriptor("cpu", help, Some(&Unit::Seconds), metric.metric_type())?)?;
+
+    let metric = ConstCounter::new(status.moved);
+    let help = "Bytes moved through shared memory, as the ends of connections say";
+    metric.encode(encoder.encode_descriptor("moved", help, Some(&Unit::Bytes), metric.metric_type())?)?;
+
+    let help = "Sessions that have ended, by how";
+    let mut ends = encoder.encode_descriptor("sessions_ended", help, None, ConstCounter::new(0_u64).metric_type())?;
+    for (how, n) in hub.ended.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        ConstCounter::new(*n).encode(ends.encode_family(&[("how", *how)])?)?;
+    }
+
+    let help = "From an offer until both ends were told to go on through shared memory";
+    let times = &hub.upgrade_time;
+    times.encode(encoder.encode_descriptor("upgrade_time", help, Some(&Unit::Seconds), times.metric_type())?)?;
 
     let help = "Version of the service";
     let mut build = encoder.encode_descriptor("build", help, None, prometheus_client::metrics::MetricType::Info)?;

@@ -8,6 +8,7 @@ use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use nix::sys::resource::{Resource, getrlimit};
 use shmbc::block::Block;
 use shmbc::layout::Sizes;
 use tokio::sync::{Notify, mpsc};
@@ -27,8 +28,12 @@ pub(crate) struct Pool {
 
 impl Pool {
     /// An empty pool, and what its keeper needs. Unbounded, but for the number of blocks that are out.
+    ///
+    /// The stock never takes more than a quarter of the descriptors that the service may have.
     pub(crate) fn new(sizes: Sizes, target: usize) -> (Arc<Self>, mpsc::UnboundedReceiver<Arc<Block>>) {
         let (used, taken_back) = mpsc::unbounded_channel();
+        let affordable = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft / 4);
+        let target = target.min(usize::try_from(affordable).unwrap_or(usize::MAX));
         let (out, out_bytes) = (AtomicUsize::new(0), AtomicU64::new(0));
         let pool = Self { sizes, target, stock: Mutex::default(), low: Notify::new(), used, out, out_bytes };
         (Arc::new(pool), taken_back)
@@ -82,7 +87,7 @@ impl Pool {
     }
 
     /// Keeps the stock up and takes used blocks back, until dropped.
-    pub(crate) async fn keep(self: Arc<Self>, mut taken_back: mpsc::UnboundedReceiver<Arc<Block>>) {
+    pub(crate) async fn keep(self: Arc<Self>, taken_back: &mut mpsc::UnboundedReceiver<Arc<Block>>) {
         let mut failing = false;
         loop {
             tokio::select! {

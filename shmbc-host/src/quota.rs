@@ -3,8 +3,13 @@
 //! A client is a container, or a user outside of containers. Asked by the broker and at the door by the server.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use nix::sys::resource::{Resource::RLIMIT_NOFILE as NOFILE, getrlimit};
+use serde::Deserialize;
+
+use crate::config::size;
 
 /// Ends of connections that wait, are granted or established. Each costs the host about one kilobyte of table and half a
 /// descriptor; the largest load a benchmark of ten thousand idle connections makes fits.
@@ -25,17 +30,37 @@ const SESSIONS: u32 = 1_024;
 /// stuck file system); it can hold up this many of the host's threads and no more.
 const PROOFS: u32 = 16;
 
+/// Clients that have left whose offers are remembered.
+const MAX_SPENT: usize = 1_024;
+
+/// How long a client does not offer to have all its offers again.
+const REFILLED: Duration = Duration::from_secs(1);
+
+/// Descriptors of the service that a session takes: its socket, and the process's pidfd.
+const SESSION_FDS: u64 = 2;
+
+/// Descriptors that an end takes while its grant is on the way: a copy of the block and two doorbells.
+const GRANT_FDS: u64 = 3;
+
+/// Descriptors that a connection takes as long as it is: its block.
+const BLOCK_FDS: u64 = 1;
+
 /// Limits for each container, and for each user outside of containers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Ends of connections that are offered, granted or established.
+    /// Ends of connections that are offered, granted or established. Default 16,384.
     pub connections: u32,
-    /// Bytes of block memory; each end is charged the whole block.
+    /// Bytes of block memory; each end is charged the whole block. Default 64 GiB.
+    #[serde(deserialize_with = "size::deserialize")]
     pub block_bytes: u64,
-    /// Offers a second; as many may come at once.
+    /// Offers a second; as many may come at once. Default 5,000.
     pub offers_per_second: u32,
-    /// Sessions.
+    /// Sessions. Default 1,024.
     pub sessions: u32,
+    /// Descriptors of the service: two for a session, one for each connection's block, three more for each end while it is
+    /// granted. Default three quarters of what the service may have open when it starts.
+    pub descriptors: Option<u32>,
 }
 
 impl Default for Limits {
@@ -45,8 +70,155 @@ impl Default for Limits {
             block_bytes: BLOCK_BYTES,
             offers_per_second: OFFERS_PER_SECOND,
             sessions: SESSIONS,
+            descriptors: None,
         }
     }
+}
+
+impl Limits {
+    /// In the order of [`Resource`].
+    pub(crate) fn bounds(&self) -> Bounds {
+        let descriptors = self.descriptors.map_or_else(descriptors_by_default, u64::from);
+        let most = [
+            self.connections.into(),
+            self.block_bytes,
+            self.offers_per_second.into(),
+            self.sessions.into(),
+            descriptors,
+        ];
+        most.map(|most| Bound { most, by: By::Limits })
+    }
+}
+
+/// One client leaves the others a quarter.
+fn descriptors_by_default() -> u64 {
+    static LIMIT: OnceLock<u64> = OnceLock::new();
+    *LIMIT.get_or_init(|| getrlimit(NOFILE).map_or(u64::MAX, |(soft, _)| soft / 4 * 3))
+}
+
+/// Limits of which only some are given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SomeLimits {
+    /// As [`Limits::connections`].
+    pub connections: Option<u32>,
+    /// As [`Limits::block_bytes`].
+    #[serde(deserialize_with = "size::deserialize_some")]
+    pub block_bytes: Option<u64>,
+    /// As [`Limits::offers_per_second`].
+    pub offers_per_second: Option<u32>,
+    /// As [`Limits::sessions`].
+    pub sessions: Option<u32>,
+    /// As [`Limits::descriptors`].
+    pub descriptors: Option<u32>,
+}
+
+impl SomeLimits {
+    /// In the order of [`Resource`].
+    pub(crate) fn each(&self) -> [Option<u64>; 5] {
+        let wide = |n: Option<u32>| n.map(u64::from);
+        [
+            wide(self.connections),
+            self.block_bytes,
+            wide(self.offers_per_second),
+            wide(self.sessions),
+            wide(self.descriptors),
+        ]
+    }
+
+    /// Sets one by its name.
+    ///
+    /// # Errors
+    ///
+    /// What would be right.
+    pub(crate) fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
+        let place = match name {
+            "connections" => &mut self.connections,
+            "offers_per_second" => &mut self.offers_per_second,
+            "sessions" => &mut self.sessions,
+            "descriptors" => &mut self.descriptors,
+            "block_bytes" => {
+                self.block_bytes = Some(size::parse(value)?);
+                return Ok(());
+            }
+            _ => return Err("it limits connections, block-bytes, offers-per-second, sessions or descriptors".into()),
+        };
+        *place = Some(value.parse().map_err(|_| "it is a whole number".to_owned())?);
+        Ok(())
+    }
+}
+
+/// What is limited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Resource {
+    Connections,
+    BlockBytes,
+    Offers,
+    Sessions,
+    Descriptors,
+}
+
+impl Resource {
+    /// Its name in the configuration.
+    pub(crate) const fn setting(self) -> &'static str {
+        match self {
+            Self::Connections => "connections",
+            Self::BlockBytes => "block_bytes",
+            Self::Offers => "offers_per_second",
+            Self::Sessions => "sessions",
+            Self::Descriptors => "descriptors",
+        }
+    }
+
+    /// What is counted.
+    pub(crate) const fn words(self) -> &'static str {
+        match self {
+            Self::Connections => "connections",
+            Self::BlockBytes => "bytes of blocks",
+            Self::Offers => "connections a second",
+            Self::Sessions => "sessions",
+            Self::Descriptors => "descriptors of the host service",
+        }
+    }
+}
+
+/// How much one client may use of something, and who says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bound {
+    pub(crate) most: u64,
+    pub(crate) by: By,
+}
+
+/// Who sets a bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum By {
+    /// The limits for everybody.
+    Limits,
+    /// The rule of this number, from 1.
+    Rule(usize),
+    /// A label of the container.
+    Label,
+}
+
+/// How much one client may use, in the order of [`Resource`].
+pub(crate) type Bounds = [Bound; 5];
+
+/// A bound that is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Exceeded {
+    pub(crate) resource: Resource,
+    /// What the client has; nothing for a rate.
+    pub(crate) used: Option<u64>,
+    pub(crate) bound: Bound,
+}
+
+/// Why a block is not charged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotCharged {
+    /// A bound of this one of both clients is reached.
+    Client(usize, Exceeded),
+    /// All blocks together have these bytes already.
+    Budget(u64),
 }
 
 /// Who is charged.
@@ -60,60 +232,86 @@ pub(crate) enum ClientKey {
 
 #[derive(Debug)]
 struct Usage {
-    connections: u32,
+    connections: u64,
     block_bytes: u64,
-    sessions: u32,
+    sessions: u64,
+    descriptors: u64,
     proofs: u32,
-    tokens: f64,
+    /// Full until the first offer.
+    offers: Option<Bucket>,
+}
+
+/// The offers that a client may make at once, refilled within a second.
+#[derive(Clone, Copy, Debug)]
+struct Bucket {
+    left: f64,
     counted_at: Instant,
 }
 
+impl Usage {
+    /// Whether `more` of a resource fits.
+    fn fits(used: u64, more: u64, resource: Resource, bounds: &Bounds) -> Result<(), Exceeded> {
+        let bound = bounds[resource as usize];
+        match used.saturating_add(more) > bound.most {
+            true => Err(Exceeded { resource, used: Some(used), bound }),
+            false => Ok(()),
+        }
+    }
+}
+
 /// What all clients use.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Quota {
-    limits: Limits,
     usage: HashMap<ClientKey, Usage>,
+    /// Of clients that have left: who comes back at once has no more offers than before.
+    spent: HashMap<ClientKey, Bucket>,
+    /// All blocks, each once.
+    block_bytes: u64,
 }
 
 impl Quota {
-    pub(crate) fn new(limits: Limits) -> Self {
-        Self { limits, usage: HashMap::new() }
-    }
-
-    /// Counts a session in, or says which limit is reached.
-    pub(crate) fn open_session(&mut self, client: &ClientKey, now: Instant) -> Result<(), String> {
-        let limits = self.limits;
+    /// Counts a session in, or says which bound is reached.
+    pub(crate) fn open_session(&mut self, client: &ClientKey, bounds: &Bounds) -> Result<(), Exceeded> {
         let usage = self.usage.entry(client.clone()).or_insert_with(|| Usage {
             connections: 0,
             block_bytes: 0,
             sessions: 0,
+            descriptors: 0,
             proofs: 0,
-            tokens: f64::from(limits.offers_per_second),
-            counted_at: now,
+            offers: self.spent.remove(client),
         });
-        if usage.sessions >= limits.sessions {
-            return Err(format!("this client already has {} sessions", limits.sessions));
+        let fits = Usage::fits(usage.sessions, 1, Resource::Sessions, bounds)
+            .and_then(|()| Usage::fits(usage.descriptors, SESSION_FDS, Resource::Descriptors, bounds));
+        if fits.is_ok() {
+            usage.sessions += 1;
+            usage.descriptors += SESSION_FDS;
         }
-        usage.sessions += 1;
-        Ok(())
+        // Forgets who is new and may not come in.
+        self.change(client, |_| {});
+        fits
     }
 
     /// Counts a session out. What its client has used is forgotten with the last one.
     pub(crate) fn close_session(&mut self, client: &ClientKey) {
-        self.change(client, |usage| usage.sessions = usage.sessions.saturating_sub(1));
+        self.change(client, |usage| {
+            usage.sessions = usage.sessions.saturating_sub(1);
+            usage.descriptors = usage.descriptors.saturating_sub(SESSION_FDS);
+        });
     }
 
     /// Takes one of the client's offers of this second.
-    pub(crate) fn offer(&mut self, client: &ClientKey, now: Instant) -> Result<(), String> {
-        let rate = f64::from(self.limits.offers_per_second);
+    pub(crate) fn offer(&mut self, client: &ClientKey, bounds: &Bounds, now: Instant) -> Result<(), Exceeded> {
+        let bound = bounds[Resource::Offers as usize];
+        let rate = bound.most as f64;
         let Some(usage) = self.usage.get_mut(client) else { return Ok(()) };
-        let passed = now.saturating_duration_since(usage.counted_at).as_secs_f64();
-        usage.tokens = (usage.tokens + passed * rate).min(rate);
-        usage.counted_at = now;
-        if usage.tokens < 1.0 {
-            return Err(format!("this client offers more than {} connections a second", self.limits.offers_per_second));
+        let bucket = usage.offers.get_or_insert(Bucket { left: rate, counted_at: now });
+        let passed = now.saturating_duration_since(bucket.counted_at).as_secs_f64();
+        bucket.left = (bucket.left + passed * rate).min(rate);
+        bucket.counted_at = now;
+        if bucket.left < 1.0 {
+            return Err(Exceeded { resource: Resource::Offers, used: None, bound });
         }
-        usage.tokens -= 1.0;
+        bucket.left -= 1.0;
         Ok(())
     }
 
@@ -134,12 +332,9 @@ impl Quota {
     }
 
     /// Counts one end of a connection in.
-    pub(crate) fn enter(&mut self, client: &ClientKey) -> Result<(), String> {
-        let limit = self.limits.connections;
+    pub(crate) fn enter(&mut self, client: &ClientKey, bounds: &Bounds) -> Result<(), Exceeded> {
         let Some(usage) = self.usage.get_mut(client) else { return Ok(()) };
-        if usage.connections >= limit {
-            return Err(format!("this client already has {limit} connections"));
-        }
+        Usage::fits(usage.connections, 1, Resource::Connections, bounds)?;
         usage.connections += 1;
         Ok(())
     }
@@ -149,32 +344,58 @@ impl Quota {
         self.change(client, |usage| usage.connections = usage.connections.saturating_sub(1));
     }
 
-    /// Charges both ends for a block, or neither.
-    pub(crate) fn charge(&mut self, clients: [&ClientKey; 2], bytes: u64) -> Result<(), String> {
-        let both = if clients[0] == clients[1] { 2 * bytes } else { bytes };
-        for client in clients {
-            let used = self.usage.get(client).map_or(0, |usage| usage.block_bytes);
-            if used.saturating_add(both) > self.limits.block_bytes {
-                return Err(format!("one of the ends already has {used} of {} bytes", self.limits.block_bytes));
-            }
+    /// Charges both ends of a connection that is granted for its block, or neither. `budget` is for all blocks.
+    pub(crate) fn charge(
+        &mut self,
+        clients: [&ClientKey; 2],
+        bounds: [&Bounds; 2],
+        bytes: u64,
+        budget: Option<u64>,
+    ) -> Result<(), NotCharged> {
+        if budget.is_some_and(|budget| self.block_bytes.saturating_add(bytes) > budget) {
+            return Err(NotCharged::Budget(self.block_bytes));
         }
+        // Who has both ends pays the descriptors of both, and for the block once.
+        let (ends, blocks) = if clients[0] == clients[1] { (2, 2 * bytes) } else { (1, bytes) };
+        for (n, (client, bounds)) in clients.into_iter().zip(bounds).enumerate() {
+            let used = self.usage.get(client).map_or((0, 0), |usage| (usage.block_bytes, usage.descriptors));
+            Usage::fits(used.0, blocks, Resource::BlockBytes, bounds)
+                .and_then(|()| Usage::fits(used.1, BLOCK_FDS + ends * GRANT_FDS, Resource::Descriptors, bounds))
+                .map_err(|exceeded| NotCharged::Client(n, exceeded))?;
+        }
+        self.charge_anyway(clients, bytes);
         for client in clients {
-            self.change(client, |usage| usage.block_bytes += bytes);
+            self.change(client, |usage| usage.descriptors += GRANT_FDS);
         }
         Ok(())
     }
 
+    /// Both ends have their grants, or never will.
+    pub(crate) fn end_grant(&mut self, clients: [&ClientKey; 2]) {
+        for client in clients {
+            self.change(client, |usage| usage.descriptors = usage.descriptors.saturating_sub(GRANT_FDS));
+        }
+    }
+
     /// Charges both ends for a block that they have already.
     pub(crate) fn charge_anyway(&mut self, clients: [&ClientKey; 2], bytes: u64) {
+        self.block_bytes = self.block_bytes.saturating_add(bytes);
         for client in clients {
             self.change(client, |usage| usage.block_bytes = usage.block_bytes.saturating_add(bytes));
+        }
+        for client in once(clients) {
+            self.change(client, |usage| usage.descriptors = usage.descriptors.saturating_add(BLOCK_FDS));
         }
     }
 
     /// Gives the charge for a block back.
     pub(crate) fn refund(&mut self, clients: [&ClientKey; 2], bytes: u64) {
+        self.block_bytes = self.block_bytes.saturating_sub(bytes);
         for client in clients {
             self.change(client, |usage| usage.block_bytes = usage.block_bytes.saturating_sub(bytes));
+        }
+        for client in once(clients) {
+            self.change(client, |usage| usage.descriptors = usage.descriptors.saturating_sub(BLOCK_FDS));
         }
     }
 
@@ -182,59 +403,115 @@ impl Quota {
         if let Some(usage) = self.usage.get_mut(client) {
             change(usage);
             let idle = usage.sessions == 0 && usage.connections == 0 && usage.block_bytes == 0 && usage.proofs == 0;
-            if idle {
-                self.usage.remove(client);
+            if idle && let Some(Usage { offers: Some(bucket), .. }) = self.usage.remove(client) {
+                self.keep_spent(client, bucket);
             }
+        }
+    }
+
+    /// Those that have not offered for a second before this one are full again. When there are too many, the last to leave is
+    /// forgotten.
+    fn keep_spent(&mut self, client: &ClientKey, bucket: Bucket) {
+        if self.spent.len() >= MAX_SPENT {
+            let since = |other: &Bucket| bucket.counted_at.saturating_duration_since(other.counted_at);
+            self.spent.retain(|_, other| since(other) < REFILLED);
+        }
+        if self.spent.len() < MAX_SPENT {
+            self.spent.insert(client.clone(), bucket);
         }
     }
 
     /// Whether nobody uses anything.
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
-        self.usage.is_empty()
+        self.usage.is_empty() && self.block_bytes == 0
     }
+}
+
+/// Both clients, or the one that is both.
+fn once([a, b]: [&ClientKey; 2]) -> impl Iterator<Item = &ClientKey> {
+    std::iter::once(a).chain((a != b).then_some(b))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
-    const LIMITS: Limits = Limits { connections: 2, block_bytes: 100, offers_per_second: 3, sessions: 1 };
+    const LIMITS: Limits =
+        Limits { connections: 2, block_bytes: 100, offers_per_second: 3, sessions: 1, descriptors: Some(10) };
 
-    fn two() -> (Quota, ClientKey, ClientKey, Instant) {
+    fn two() -> (Quota, Bounds, ClientKey, ClientKey, Instant) {
         let (a, b, now) = (ClientKey::Uid(1), ClientKey::Container("b".into()), Instant::now());
-        let mut quota = Quota::new(LIMITS);
-        quota.open_session(&a, now).unwrap();
-        quota.open_session(&b, now).unwrap();
-        (quota, a, b, now)
+        let (mut quota, bounds) = (Quota::default(), LIMITS.bounds());
+        quota.open_session(&a, &bounds).unwrap();
+        quota.open_session(&b, &bounds).unwrap();
+        (quota, bounds, a, b, now)
+    }
+
+    fn reached(resource: Resource, used: Option<u64>) -> Exceeded {
+        Exceeded { resource, used, bound: LIMITS.bounds()[resource as usize] }
     }
 
     #[test]
     fn client_when_at_a_limit_is_told_so_and_others_are_not_touched() {
-        let (mut quota, a, b, now) = two();
-        assert!(quota.open_session(&a, now).unwrap_err().contains("1 sessions"));
-        quota.enter(&a).unwrap();
-        quota.enter(&a).unwrap();
-        assert!(quota.enter(&a).unwrap_err().contains("2 connections"));
-        quota.enter(&b).unwrap();
+        let (mut quota, bounds, a, b, now) = two();
+        assert_eq!(quota.open_session(&a, &bounds), Err(reached(Resource::Sessions, Some(1))));
+        quota.enter(&a, &bounds).unwrap();
+        quota.enter(&a, &bounds).unwrap();
+        assert_eq!(quota.enter(&a, &bounds), Err(reached(Resource::Connections, Some(2))));
+        quota.enter(&b, &bounds).unwrap();
         for _ in 0..3 {
-            quota.offer(&a, now).unwrap();
+            quota.offer(&a, &bounds, now).unwrap();
         }
-        assert!(quota.offer(&a, now).unwrap_err().contains("more than 3 connections a second"));
-        quota.offer(&b, now).unwrap();
-        quota.offer(&a, now + Duration::from_millis(400)).unwrap();
-        assert!(quota.offer(&a, now + Duration::from_millis(400)).is_err(), "one in a third of a second");
+        assert_eq!(quota.offer(&a, &bounds, now), Err(reached(Resource::Offers, None)));
+        quota.offer(&b, &bounds, now).unwrap();
+        quota.offer(&a, &bounds, now + Duration::from_millis(400)).unwrap();
+        assert!(quota.offer(&a, &bounds, now + Duration::from_millis(400)).is_err(), "one in a third of a second");
+    }
+
+    #[test]
+    fn client_when_it_leaves_and_comes_back_has_no_more_offers_than_before() {
+        let (mut quota, bounds, a, b, now) = two();
+        for _ in 0..3 {
+            quota.offer(&a, &bounds, now).unwrap();
+        }
+        for client in [&a, &b] {
+            quota.close_session(client);
+            quota.open_session(client, &bounds).unwrap();
+        }
+        assert_eq!(quota.offer(&a, &bounds, now), Err(reached(Resource::Offers, None)));
+        quota.offer(&b, &bounds, now).unwrap();
+        quota.offer(&a, &bounds, now + REFILLED).unwrap();
+    }
+
+    #[test]
+    fn clients_when_many_leave_are_forgotten_after_a_second() {
+        let (mut quota, bounds, _, _, now) = two();
+        let mut come_and_go = |uid: usize, now: Instant| {
+            let client = ClientKey::Uid(uid as u32);
+            quota.open_session(&client, &bounds).unwrap();
+            quota.offer(&client, &bounds, now).unwrap();
+            quota.close_session(&client);
+            quota.spent.len()
+        };
+        for uid in 100..100 + 2 * MAX_SPENT {
+            assert!(come_and_go(uid, now) <= MAX_SPENT);
+        }
+        assert_eq!(come_and_go(7, now + REFILLED), 1);
     }
 
     #[test]
     fn block_when_one_end_cannot_be_charged_is_charged_to_neither() {
-        let (mut quota, a, b, _) = two();
-        quota.charge([&a, &b], 60).unwrap();
-        assert!(quota.charge([&a, &a], 30).is_err(), "60 + 2 * 30");
-        assert!(quota.charge([&b, &a], 50).unwrap_err().contains("60 of 100 bytes"));
+        let (mut quota, bounds, a, b, _) = two();
+        let charge = |quota: &mut Quota, clients, bytes| quota.charge(clients, [&bounds; 2], bytes, None);
+        charge(&mut quota, [&a, &b], 60).unwrap();
+        quota.end_grant([&a, &b]);
+        assert!(charge(&mut quota, [&a, &a], 30).is_err(), "60 + 2 * 30");
+        let bytes = reached(Resource::BlockBytes, Some(60));
+        assert_eq!(charge(&mut quota, [&b, &a], 50), Err(NotCharged::Client(0, bytes)));
         quota.refund([&a, &b], 60);
-        quota.charge([&a, &a], 50).unwrap();
+        charge(&mut quota, [&a, &a], 50).unwrap();
+        quota.end_grant([&a, &a]);
         quota.refund([&a, &a], 50);
         quota.close_session(&a);
         quota.close_session(&b);
@@ -242,8 +519,42 @@ mod tests {
     }
 
     #[test]
+    fn descriptors_when_grants_are_answered_come_back_but_for_the_block() {
+        let (mut quota, bounds, a, b, _) = two();
+        let charge = |quota: &mut Quota, clients| quota.charge(clients, [&bounds; 2], 1, None);
+        charge(&mut quota, [&a, &b]).unwrap();
+        charge(&mut quota, [&a, &b]).unwrap();
+        // A session and two grants.
+        assert_eq!(charge(&mut quota, [&a, &b]), Err(NotCharged::Client(0, reached(Resource::Descriptors, Some(10)))));
+        quota.end_grant([&a, &b]);
+        assert!(charge(&mut quota, [&a, &a]).is_err(), "seven for the two ends of one");
+        quota.end_grant([&a, &b]);
+        charge(&mut quota, [&a, &b]).unwrap();
+    }
+
+    #[test]
+    fn block_when_all_together_have_the_budget_is_refused_to_everybody() {
+        let (mut quota, bounds, a, b, _) = two();
+        quota.charge([&a, &a], [&bounds; 2], 40, Some(60)).unwrap();
+        quota.end_grant([&a, &a]);
+        assert_eq!(quota.charge([&b, &b], [&bounds; 2], 40, Some(60)), Err(NotCharged::Budget(40)), "counted once");
+        quota.charge([&b, &b], [&bounds; 2], 20, Some(60)).unwrap();
+        quota.end_grant([&b, &b]);
+        quota.refund([&a, &a], 40);
+        assert!(quota.charge([&b, &a], [&bounds; 2], 40, Some(60)).is_ok());
+    }
+
+    #[test]
+    fn client_when_turned_away_at_its_first_session_leaves_nothing_behind() {
+        let mut quota = Quota::default();
+        let bounds = Limits { sessions: 0, ..LIMITS }.bounds();
+        quota.open_session(&ClientKey::Uid(1), &bounds).unwrap_err();
+        assert!(quota.is_empty(), "{quota:?}");
+    }
+
+    #[test]
     fn proofs_when_too_many_are_under_way_wait_for_their_client_only() {
-        let (mut quota, a, b, _) = two();
+        let (mut quota, _, a, b, _) = two();
         for _ in 0..PROOFS {
             assert!(quota.begin_proof(&a));
         }

@@ -3,6 +3,8 @@
 //! The socket is open to everybody: who may do what is decided by who a client is, not by who reaches the file. A
 //! file left behind by a service that died is replaced; one behind which somebody answers never is.
 
+mod door;
+
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,9 +12,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use tokio::io::Interest;
@@ -21,6 +24,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
+use self::door::Door;
 use crate::config::HostError;
 use crate::hub::Hub;
 use crate::identity::{Client, Unknown};
@@ -169,8 +173,10 @@ fn remove_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), HostError> 
 }
 
 /// Accepts clients until told to stop, then lets their sessions finish.
-pub(crate) async fn serve(listener: Listener, hub: Arc<Hub>, mut stopping: watch::Receiver<bool>) {
+pub(crate) async fn serve(place: &mut Option<Listener>, hub: Arc<Hub>, mut stopping: watch::Receiver<bool>) {
+    let Some(listener) = place else { return };
     let mut sessions = JoinSet::new();
+    let mut door = Door::default();
     let mut told_pid_namespace = false;
     loop {
         let accepted = tokio::select! {
@@ -179,6 +185,7 @@ pub(crate) async fn serve(listener: Listener, hub: Arc<Hub>, mut stopping: watch
                 if let Err(error) = ended
                     && error.is_panic()
                 {
+                    hub.panics.count();
                     tracing::error!(%error, "a session failed by a mistake of the service");
                 }
                 continue;
@@ -186,7 +193,14 @@ pub(crate) async fn serve(listener: Listener, hub: Arc<Hub>, mut stopping: watch
             () = session::stopped(&mut stopping) => break,
         };
         let client = match accepted {
-            Ok(socket) => Client::of(socket.as_fd()).map(|client| (client, socket)),
+            Ok(socket) => {
+                let admitted = getsockopt(&socket, PeerCredentials).is_ok_and(|who| door.admits(&who, Instant::now()));
+                if !admitted {
+                    debug!("a process that comes too often is turned away");
+                    continue;
+                }
+                Client::of(socket.as_fd()).map(|client| (client, socket))
+            }
             Err(error) => {
                 let errno = Errno::from_io_error(&error);
                 if matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS)) {
@@ -218,7 +232,7 @@ pub(crate) async fn serve(listener: Listener, hub: Arc<Hub>, mut stopping: watch
         }
     }
     // The file goes first: nobody finds a service that is about to end.
-    drop(listener);
+    *place = None;
     let all = async { while sessions.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(LAST_WORDS, all).await;
 }

@@ -9,19 +9,17 @@ pub(crate) mod outbox;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use shmbc::control::message::{
-    Announcement, Listening, LocalEntry, MAX_LOCAL_ENTRIES, MAX_ROWS, Offer, PROTOCOL, Refusal, ToClient, ToHost,
-};
+use shmbc::control::message::{Announcement, Listening, MAX_ROWS, Offer, PROTOCOL, Refusal, ToClient, ToHost};
 use shmbc::control::socket::{self, Received};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 use tracing::debug;
 
 use self::outbox::{Inbox, Outgoing};
-use crate::hub::Hub;
+use crate::hub::{Hub, Told};
 use crate::identity::Client;
 use crate::mapped;
 use crate::prove::{self, NotProven};
@@ -67,9 +65,25 @@ enum End {
     Io(#[from] io::Error),
 }
 
+impl End {
+    /// A short word, for programs that count.
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Stopping => "stopping",
+            Self::NoHello => "no-hello",
+            Self::NotHello | Self::HelloAgain | Self::Io(_) => "garbage",
+            Self::Protocol(_) => "other-version",
+            Self::Descriptors => "descriptors",
+            Self::Overflow => "does-not-read",
+            Self::SlowProof => "slow-proof",
+        }
+    }
+}
+
 /// A table on its way to the client.
 enum Bulk {
-    Locality(Arc<Vec<LocalEntry>>, usize),
+    Locality(Arc<Told>, usize),
     Rows(VecDeque<ToClient>),
 }
 
@@ -101,6 +115,7 @@ pub(crate) async fn serve(hub: Arc<Hub>, client: Client, socket: AsyncFd<OwnedFd
         Session { hub: Arc::clone(&hub), id, client, socket, inbox, bulk: VecDeque::new(), outgoing: None };
     let end = session.run(stopping).await;
     debug!(session = id.0, pid = session.client.pid, uid = session.client.uid, %end, "session ended");
+    *hub.ended.lock().unwrap_or_else(PoisonError::into_inner).entry(end.name()).or_default() += 1;
     let client = Arc::clone(&session.client);
     drop(session);
     if hub.end_session(id) && !matches!(end, End::Stopping) {
@@ -175,9 +190,9 @@ impl Session {
                 }
                 next = self.inbox.next(), if self.outgoing.is_none() => self.outgoing = next,
                 Ok(()) = locality.changed() => {
-                    let entries = Arc::clone(&locality.borrow_and_update());
+                    let told = Arc::clone(&locality.borrow_and_update());
                     self.bulk.retain(|bulk| !matches!(bulk, Bulk::Locality(..)));
-                    self.bulk.push_front(Bulk::Locality(entries, 0));
+                    self.bulk.push_front(Bulk::Locality(told, 0));
                 }
                 () = overflow.happened() => return Err(End::Overflow),
                 () = stopped(stopping) => return Err(End::Stopping),
@@ -198,6 +213,8 @@ impl Session {
     }
 
     async fn handle(&mut self, message: ToHost) -> Result<(), End> {
+        #[cfg(test)]
+        assert_ne!(message, crate::host::tests::PANICS, "a mistake, by wish");
         let end = |offer| EndKey { session: self.id, offer };
         match message {
             ToHost::Hello { .. } => return Err(End::HelloAgain),
@@ -217,7 +234,7 @@ impl Session {
                     ),
                     false => None,
                 };
-                self.answer(rows, |rows, last| ToClient::Connections { rows, last });
+                self.answer(rows, MAX_ROWS, |rows, last| ToClient::Connections { rows, last });
             }
             ToHost::Status => {
                 let answer = match self.allowed() {
@@ -233,7 +250,8 @@ impl Session {
             }
             ToHost::ListContainers => {
                 let rows = self.allowed().then(|| self.hub.container_rows());
-                self.answer(rows, |rows, last| ToClient::Containers { rows, last });
+                // One can fill a frame.
+                self.answer(rows, 1, |rows, last| ToClient::Containers { rows, last });
             }
         }
         Ok(())
@@ -323,7 +341,8 @@ impl Session {
         self.hub.may_list(&self.client)
     }
 
-    fn answer<R>(&mut self, rows: Option<Vec<R>>, frame: impl Fn(Vec<R>, bool) -> ToClient) {
+    /// At most `most` rows in a frame.
+    fn answer<R>(&mut self, rows: Option<Vec<R>>, most: usize, frame: impl Fn(Vec<R>, bool) -> ToClient) {
         let Some(rows) = rows else {
             self.bulk.push_back(Bulk::Rows([forbidden()].into()));
             return;
@@ -331,7 +350,7 @@ impl Session {
         let mut rows = rows.into_iter();
         let mut frames = VecDeque::new();
         loop {
-            let piece: Vec<R> = rows.by_ref().take(MAX_ROWS).collect();
+            let piece: Vec<R> = rows.by_ref().take(most).collect();
             let last = rows.len() == 0;
             frames.push_back(frame(piece, last));
             if last {
@@ -343,19 +362,18 @@ impl Session {
 
     /// The next frame of a table.
     fn next_piece(&mut self) -> Option<Outgoing> {
-        let (message, done) = match self.bulk.front_mut()? {
-            Bulk::Locality(entries, sent) => {
-                let to = entries.len().min(*sent + MAX_LOCAL_ENTRIES);
-                let message = ToClient::Locality { fresh: *sent == 0, entries: entries[*sent..to].to_vec() };
-                *sent = to;
-                (message, to == entries.len())
+        let (outgoing, done) = match self.bulk.front_mut()? {
+            Bulk::Locality(told, sent) => {
+                let outgoing = told.frames.get(*sent).cloned().map(Outgoing::from);
+                *sent += 1;
+                (outgoing, *sent >= told.frames.len())
             }
-            Bulk::Rows(frames) => (frames.pop_front()?, frames.is_empty()),
+            Bulk::Rows(frames) => (Outgoing::of(&frames.pop_front()?), frames.is_empty()),
         };
         if done {
             self.bulk.pop_front();
         }
-        Outgoing::of(&message)
+        outgoing
     }
 }
 

@@ -14,6 +14,7 @@ fn host(arguments: &[&str]) -> Command {
         .args(arguments)
         .env_remove("SHMBC_HOST")
         .env_remove("SHMBC_LOG")
+        .env_remove("SHMBC_HOST_CONFIG")
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     command
@@ -102,7 +103,124 @@ fn program_when_something_is_wrong_says_what_and_what_to_do() {
         assert!(said.contains(words), "{said:?} does not say {words:?}");
         assert_eq!(said.lines().count(), 1, "{said}");
     }
-    for command in [host(&[]), host(&["walk"]), host(&["run", "--docker", "maybe"])] {
+    let usage = [host(&[]), host(&["walk"]), host(&["run", "--docker", "maybe"]), host(&["run", "--memory", "much"])];
+    for command in usage {
         fails(command, 2);
     }
+}
+
+/// A configuration file.
+fn file(text: &str) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    file
+}
+
+#[test]
+fn configuration_when_wrong_is_told_with_its_line_and_starts_nothing() {
+    let wrong = file("docker = \"off\"\n[limits]\nconections = 5\n");
+    let path = wrong.path().to_str().unwrap();
+    for command in ["check", "run"] {
+        let said = fails(host(&[command, "--config", path]), 1);
+        let expected = format!("shmbc-host: {path}:3:1: unknown field `conections`, expected one of `connections`");
+        assert!(said.starts_with(&expected) && said.lines().count() == 1, "{said}");
+    }
+    let said = fails(host(&["check", "--config", "/nowhere/host.toml"]), 1);
+    assert!(said.contains("/nowhere/host.toml: No such file"), "{said}");
+    let right = file("log = \"loud\"");
+    let said = fails(host(&["check", "--config", right.path().to_str().unwrap()]), 1);
+    assert!(said.contains("no such level"), "{said}");
+}
+
+#[test]
+fn setting_when_given_in_several_places_counts_from_the_command_line_then_the_variable_then_the_file() {
+    let file = file("socket = \"/of/the/file.sock\"");
+    let checked = |variable: &str, more: &[&str]| {
+        let path = file.path().to_str().unwrap();
+        let output = host(&[&["check", "--config", path], more].concat()).env("SHMBC_HOST", variable).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(checked("", &[]).contains("listen at /of/the/file.sock"), "an empty variable counts as unset");
+    assert!(checked("/of/a/variable.sock", &[]).contains("listen at /of/a/variable.sock"));
+    assert!(checked("/of/a/variable.sock", &["--socket", "/of/the/line.sock"]).contains("listen at /of/the/line.sock"));
+}
+
+#[test]
+fn configuration_when_read_again_and_wrong_is_told_with_its_line_and_the_service_goes_on() {
+    use nix::sys::signal::{Signal, kill};
+    use std::io::BufRead;
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("host.sock");
+    let (file, path) = (file(""), socket.to_str().unwrap());
+    let arguments = ["run", "--config", file.path().to_str().unwrap(), "--socket", path, "--docker", "off"];
+    let mut child = host(&arguments).spawn().unwrap();
+    let mut log = std::io::BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let mut running = Running(child);
+    let mut until = |words: &str| log.find(|line| line.contains(words)).expect(words);
+    until("host service ready");
+    for (text, words) in [
+        ("[limits]\nsessions = -1", "host.toml:2:12: "),
+        ("[blocks]\nstock = 1", "this setting has changed, and is taken over by a restart only"),
+    ] {
+        std::fs::write(file.path(), text).unwrap();
+        kill(nix::unistd::Pid::from_raw(running.0.id().cast_signed()), Signal::SIGHUP).unwrap();
+        let words = words.replace("host.toml", file.path().to_str().unwrap());
+        until(&words);
+    }
+    assert!(host(&["healthcheck", "--socket", path]).output().unwrap().status.success());
+    assert!(running.0.try_wait().unwrap().is_none());
+}
+
+#[test]
+fn service_when_it_may_open_few_descriptors_starts_all_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("host.sock");
+    let path = socket.to_str().unwrap();
+    let script = format!("ulimit -n 30; exec {} run --docker off --socket {path}", env!("CARGO_BIN_EXE_shmbc-host"));
+    let child = Command::new("sh").args(["-c", &script]).env("SHMBC_LOG", "error").spawn().unwrap();
+    let mut running = Running(child);
+    let begun = Instant::now();
+    while !host(&["healthcheck", "--socket", path]).output().unwrap().status.success() {
+        assert!(begun.elapsed() < WATCHDOG && running.0.try_wait().unwrap().is_none(), "the service never answers");
+    }
+}
+
+#[test]
+fn log_when_json_is_asked_for_is_one_object_a_line() {
+    use std::io::BufRead;
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("host.sock");
+    let path = socket.to_str().unwrap();
+    let mut child = host(&["run", "--docker", "off", "--log-format", "json", "--socket", path]).spawn().unwrap();
+    let mut log = std::io::BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let _running = Running(child);
+    let ready = log.find(|line| line.contains("host service ready")).expect("it says so");
+    let line: serde_json::Value = serde_json::from_str(&ready).unwrap();
+    assert_eq!((&line["level"], &line["socket"]), (&"INFO".into(), &path.into()), "{line}");
+}
+
+#[tokio::test]
+async fn refusal_when_a_flood_of_them_comes_is_explained_in_few_lines() {
+    use std::io::Read;
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("host.sock");
+    let path = socket.to_str().unwrap();
+    let mut child = host(&["run", "--docker", "off", "--socket", path]).spawn().unwrap();
+    let mut log = child.stderr.take().unwrap();
+    let begun = Instant::now();
+    while !host(&["healthcheck", "--socket", path]).output().unwrap().status.success() {
+        assert!(begun.elapsed() < WATCHDOG, "the service never answers");
+    }
+    let client = common::Client::greeted(&socket).await;
+    for id in 1..200 {
+        client.offer_as(id, -1, "127.0.0.1:1".parse().unwrap(), "127.0.0.1:2".parse().unwrap());
+        client.refused(id).await;
+    }
+    assert_eq!(Running(child).stop(nix::sys::signal::Signal::SIGTERM), Some(0));
+    let mut said = String::new();
+    log.read_to_string(&mut said).unwrap();
+    let lines: Vec<_> = said.lines().filter(|line| line.contains("a connection stays on TCP: ")).collect();
+    assert_eq!(lines.len(), 1, "{said}");
+    assert!(lines[0].contains("could not see this socket") && lines[0].contains("--cap-add SYS_PTRACE"), "{said}");
 }

@@ -93,7 +93,7 @@ async fn frame_when_descriptors_come_with_it_is_refused_by_the_kernel_or_ends_th
 #[tokio::test]
 async fn client_when_it_does_not_read_is_let_go_and_others_are_served() {
     // All clients here are one user, so what the deaf one may offer the others may not.
-    let service = start_with(|config| config.limits.offers_per_second = u32::MAX).await;
+    let service = start_with(|config| config.policy.limits.offers_per_second = u32::MAX).await;
     let deaf = service.client().await;
     let address = "127.0.0.1:1".parse().unwrap();
     let flood = async {

@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
@@ -70,10 +70,14 @@ async fn metrics_when_connections_come_and_go_follow_them() {
     assert_eq!((now["shmbc_offers_total"], now["shmbc_grants_total"], now["shmbc_upgrades_total"]), (3.0, 1.0, 1.0));
     assert_eq!(now["shmbc_refusals_total{reason=\"not-proven\"}"], 1.0);
 
+    assert_eq!(now["shmbc_upgrade_time_seconds_count"], 1.0);
+    assert_eq!((now["shmbc_moved_bytes_total"], now["shmbc_panics_total"]), (0.0, 0.0), "{now:?}");
+
     drop((one, other));
     service.until("both are gone", |counts| counts.sessions == 0).await;
     let after = scrape(&path).await;
     assert_eq!((after["shmbc_sessions"], after["shmbc_upgrades_total"]), (0.0, 1.0), "gauges fall and counters stay");
+    assert_eq!(after["shmbc_sessions_ended_total{how=\"closed\"}"], 2.0);
     service.host.shutdown().await;
     assert!(!path.exists(), "the socket's file is left");
 }
@@ -113,5 +117,47 @@ fn address_when_it_makes_no_sense_is_named() {
             .unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success() && said.contains(says) && said.contains(address), "{address}: {said}");
+    }
+}
+
+/// Names of metrics in a text, without what Prometheus adds to those of a histogram.
+fn names(text: &str) -> BTreeSet<String> {
+    let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    let words = text.split(|c| !is_name(c)).filter(|word| word.starts_with("shmbc_"));
+    let plain = |word: &str| {
+        let plain = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| word.strip_suffix(suffix));
+        plain.unwrap_or(word).to_owned()
+    };
+    words.map(plain).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metrics_when_named_in_dashboard_alerts_or_documents_are_those_that_there_are() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("metrics.sock");
+    let _service = start_with(|config| config.metrics = Some(MetricsAddress::Unix(path.clone()))).await;
+    let request = "GET /metrics HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+    let answer = tokio::task::spawn_blocking(move || ask(&path, request)).await.unwrap();
+    // `# TYPE name kind`: a counter's samples have `_total` behind the name.
+    let types = answer.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+    let exported: BTreeSet<_> = types
+        .map(|(name, kind)| match kind {
+            "counter" => format!("{name}_total"),
+            "info" => format!("{name}_info"),
+            _ => name.to_owned(),
+        })
+        .collect();
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    for file in ["packaging/grafana/shmbc.json", "packaging/prometheus/shmbc.rules.yml", "docs/metrics.md"] {
+        let text = std::fs::read_to_string(root.join(file)).unwrap();
+        let unknown: Vec<_> = names(&text).difference(&exported).cloned().collect();
+        assert!(unknown.is_empty(), "{file} names {unknown:?}; there are {exported:?}");
+        if file.ends_with(".json") {
+            serde_json::from_str::<serde_json::Value>(&text).expect("a dashboard is JSON");
+        }
+        if file.ends_with(".md") {
+            let missing: Vec<_> = exported.difference(&names(&text)).cloned().collect();
+            assert!(missing.is_empty(), "{file} lacks {missing:?}");
+        }
     }
 }

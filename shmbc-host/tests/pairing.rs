@@ -229,8 +229,8 @@ async fn client_when_it_repeats_itself_or_speaks_of_nothing_is_ignored() {
 #[tokio::test]
 async fn client_when_over_its_quota_is_told_in_a_sentence() {
     let service = start_with(|config| {
-        config.limits.connections = 2;
-        config.limits.block_bytes = 4 * (2 * 4096 + (128 << 10));
+        config.policy.limits.connections = 2;
+        config.policy.limits.block_bytes = 4 * (2 * 4096 + (128 << 10));
     })
     .await;
     let client = service.client().await;
@@ -241,23 +241,33 @@ async fn client_when_over_its_quota_is_told_in_a_sentence() {
     client.granted().await;
     client.offer(3, &pairs[1].0);
     let Refusal::Quota(sentence) = client.refused(3).await else { panic!("no quota") };
-    assert_eq!(sentence, "this client already has 2 connections");
+    let me = format!("uid {} outside of containers", nix::unistd::getuid());
+    assert_eq!(sentence, format!("{me} has 2 of at most 2 connections: raise limits.connections of the host service"));
 
-    let service = start_with(|config| config.limits.block_bytes = 1000).await;
+    let service = start_with(|config| config.policy.limits.block_bytes = 1000).await;
     let client = service.client().await;
     client.offer(1, &pairs[0].0);
     client.offer(2, &pairs[0].1);
     let refused = client.refused(1).await;
-    assert_eq!(refused, Refusal::Quota("one of the ends already has 0 of 1000 bytes".into()));
+    let why = format!("{me} has 0 of at most 1000 bytes of blocks: raise limits.block_bytes of the host service");
+    assert_eq!(refused, Refusal::Quota(why));
     assert_eq!(client.refused(2).await, refused);
 
-    let service = start_with(|config| config.limits.offers_per_second = 1).await;
+    let service = start_with(|config| config.policy.limits.offers_per_second = 1).await;
     let client = service.client().await;
     client.offer(1, &pairs[0].0);
     client.offer(2, &pairs[0].1);
     assert!(matches!(client.refused(2).await, Refusal::Quota(why) if why.contains("more than 1 connections a second")));
 
-    let service = start_with(|config| config.limits.sessions = 1).await;
+    let service = start_with(|config| config.memory = Some(1000)).await;
+    let client = service.client().await;
+    client.offer(1, &pairs[0].0);
+    client.offer(2, &pairs[0].1);
+    let why =
+        "all connections together have 0 of at most 1000 bytes of blocks: raise blocks.memory of the host service";
+    assert_eq!(client.refused(1).await, Refusal::Quota(why.into()));
+
+    let service = start_with(|config| config.policy.limits.sessions = 1).await;
     let _first = service.client().await;
     let second = raw(service.host.socket());
     assert!(!matches!(hear(&second).await, Ok(Some(_))), "turned away at the door");

@@ -99,7 +99,9 @@ impl HostProcess {
         let mut command = netns::command(self.netns.as_deref(), &program("shmbc-host-under-test"));
         command
             .env("SHMBC_LOG", "warn")
-            .args(["run", "--docker", "off", "--socket"])
+            // `arguments` may say something else.
+            .env("SHMBC_HOST_DOCKER", "off")
+            .args(["run", "--socket"])
             .arg(&self.socket)
             .args(&self.arguments)
             .stdin(Stdio::null());

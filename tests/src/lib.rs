@@ -2,9 +2,10 @@
 //!
 //! [`suite()`] runs tests and says which ones this machine cannot run, and why. [`Peer`] is one end of a connection in a process
 //! of its own (`shmbc-peer`), told by a test what to do with the words of [`script`]; [`HostProcess`] the real service;
-//! [`NetNs`] two machines. [`raw`] has the system calls for which no crate has a safe function; it is the only file here
+//! [`NetNs`] two machines; [`Image`] makes a container of a program. [`raw`] has the system calls for which no crate has a safe function; it is the only file here
 //! with `unsafe` in it. Nothing here stands in for a part of SHMBC.
 
+pub mod docker;
 pub mod host;
 pub mod netns;
 pub mod pattern;
@@ -15,6 +16,7 @@ pub mod script;
 pub mod sockets;
 pub mod suite;
 
+pub use docker::{Image, docker};
 pub use host::HostProcess;
 pub use netns::NetNs;
 pub use pattern::Pattern;

@@ -51,16 +51,22 @@ impl Peer {
     /// When it cannot be started.
     pub fn start(setup: &Setup) -> Self {
         let mut command = netns::command(setup.netns.as_deref(), &program("shmbc-peer"));
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .env_remove("SHMBC_HOST")
-            .env_remove("SHMBC_WAIT")
-            .env_remove("SHMBC_UPGRADE");
         if let Some(host) = &setup.host {
             command.env("SHMBC_HOST", host);
+        } else {
+            command.env_remove("SHMBC_HOST");
         }
-        let mut child = dies_with_us(&mut command).spawn().expect("start shmbc-peer");
+        Self::start_by(&mut command)
+    }
+
+    /// Starts one by a command that ends in one, with what comes in and goes out passed on: `docker run -i`.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be started.
+    pub fn start_by(command: &mut std::process::Command) -> Self {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).env_remove("SHMBC_WAIT").env_remove("SHMBC_UPGRADE");
+        let mut child = dies_with_us(command).spawn().expect("start shmbc-peer");
         let (commands, answers) = (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
         Self { child, commands, answers: BufReader::new(answers) }
     }

@@ -143,8 +143,13 @@ fn peer_on_another_machine_is_remote() {
     let setup = |host: &HostProcess, i| Setup::with_host(host.socket()).in_netns(machines.name(i));
     let talk = Conversation::begin((&setup(&a, 0), Kind::Shm), (&setup(&b, 1), Kind::Shm), NetNs::ADDRESSES[1]);
     talk.stays_tcp("the peer is not on this host");
-    for host in [a, b] {
+    for host in [&a, &b] {
         assert_eq!(host.connections(), Vec::<serde_json::Value>::new(), "a remote peer costs no message");
+    }
+    // Each of them brings together what is on it.
+    for (i, host) in [&a, &b].into_iter().enumerate() {
+        let here = setup(host, i);
+        uses_shared_memory(Conversation::begin((&here, Kind::Shm), (&here, Kind::Shm), NetNs::ADDRESSES[i]));
     }
 }
 

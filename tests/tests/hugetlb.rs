@@ -337,6 +337,11 @@ fn peer_punches() {
     let (hostile, stream) = Hostile::granted(&mut scene);
     fallocate(&hostile.block, PUNCH, 0, 2 * HUGE_PAGE as i64).expect("not sealed yet");
     let _taken = empty_the_pool();
+    assert_eq!(
+        scene.host.connections().len(),
+        2,
+        "the service lives when it is asked for its tables: a grant and a listener"
+    );
     hostile.say(&ToHost::Mapped(Hostile::ID));
     assert_eq!(hear(&hostile.session).0, ToClient::Refused(Hostile::ID, Refusal::Tampered));
     hostile.goes_on_by_tcp(&mut scene, stream);

@@ -24,7 +24,7 @@ const UNSAFE: [&str; 6] = [
 const NOT_OURS: [&str; 5] = [".git", "target", "results", "__pycache__", ".shmbc"];
 
 /// What people read first.
-const DOCUMENTS: [&str; 16] = [
+const DOCUMENTS: &[&str] = &[
     "README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
@@ -35,7 +35,14 @@ const DOCUMENTS: [&str; 16] = [
     "docs/which-crate.md",
     "docs/faq.md",
     "docs/huge-pages.md",
+    "docs/commands.md",
+    "docs/configuration.md",
+    "docs/containers.md",
+    "docs/deploy.md",
+    "docs/install.md",
     "docs/metrics.md",
+    "docs/policy.md",
+    "docs/systemd.md",
     "docs/numa.md",
     "examples/README.md",
     "compat/tokio/README.md",

@@ -46,6 +46,14 @@ pub(super) fn lines(plan: &Plan, results: &Results, took: Duration) -> Vec<Strin
     ]
 }
 
+/// What a run without a plan was made on.
+pub(crate) fn surroundings(took: Duration) -> Vec<String> {
+    vec![
+        format!("machine  {}, {} CPUs", note(), placement::allowed().map_or(0, |cpus| cpus.len())),
+        format!("run      {:.0} s", took.as_secs_f64()),
+    ]
+}
+
 /// Machine and day, for a picture.
 pub(super) fn note() -> String {
     let day = utc(SystemTime::now());

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use shmbc::control::message::{End as EndName, OfferId};
 
 use super::*;
+use crate::Limits;
 use crate::identity::Client;
 use crate::table::connections::Announced;
 use crate::table::containers::Container;
@@ -16,7 +17,8 @@ const READY: Duration = Duration::from_secs(5);
 
 fn broker_with(limits: Limits) -> Broker {
     let own = Scope::Netns(1);
-    Broker::new(Rules { twin_timeout: TWIN, ready_timeout: READY, block_bytes: 1000, limits, own })
+    let policy = Policy { limits, ..Policy::default() };
+    Broker::new(Rules { twin_timeout: TWIN, ready_timeout: READY, block_bytes: 1000, memory: None, policy, own })
 }
 
 fn key(session: u64, offer: u64) -> EndKey {
@@ -44,7 +46,7 @@ impl World {
         let client = Client::pretended(1000, None);
         let mut broker = broker_with(Limits::default());
         let now = Instant::now();
-        broker.quota.open_session(&client.key, now).unwrap();
+        broker.open_session(&client.key, &Containers::default()).unwrap();
         Self { broker, containers: Containers::default(), client, now }
     }
 
@@ -181,18 +183,18 @@ fn offer_when_its_session_offers_the_same_addresses_anew_replaces_the_old_one() 
 #[test]
 fn connection_when_a_label_forbids_it_is_refused_to_both_with_the_sentence() {
     for (value, forbidden) in
-        [("false", true), ("False", true), ("0", true), ("off", true), ("true", false), ("", false)]
+        [("false", true), ("False", true), ("0", true), ("off", true), ("true", false), ("1", false)]
     {
         let mut world = World::new();
         let labels = [("io.shmbc.enable".to_owned(), value.to_owned())].into();
         world.containers.insert(Container { id: "c".into(), name: "web".into(), labels, ..Container::default() });
         let web = Client::pretended(0, Some("c"));
-        world.broker.quota.open_session(&web.key, world.now).unwrap();
+        world.broker.open_session(&web.key, &world.containers).unwrap();
         let (a, b) = (key(1, 1), key(2, 1));
         assert_eq!(world.offer(a, 1, false), []);
         let decisions = world.broker.offer(end_of(&web, b, 1, true), &world.containers, world.now);
         if forbidden {
-            let why = Refusal::Policy(format!("container web has the label io.shmbc.enable={value}"));
+            let why = Refusal::Policy("container web has the label io.shmbc.enable=false".into());
             assert_eq!(decisions, [Decision::Refuse(a, why.clone()), Decision::Refuse(b, why)]);
             assert!(world.is_empty());
         } else {
@@ -210,7 +212,7 @@ fn service_when_draining_refuses_what_is_not_established_and_takes_nothing_new()
     assert_eq!(world.offer(key(1, 2), 2, false), []);
     assert_eq!(world.broker.drain(), [Decision::Refuse(key(1, 2), Refusal::Draining)]);
     assert_eq!(world.offer(key(1, 3), 3, false), [Decision::Refuse(key(1, 3), Refusal::Draining)]);
-    assert_eq!(world.broker.may_offer(&world.client.key, world.now), Err(Refusal::Draining));
+    assert_eq!(world.broker.may_offer(&world.client.key, &world.containers, world.now), Err(Refusal::Draining));
     assert_eq!(world.broker.table.rows().count(), 1, "the established one goes on");
 }
 
@@ -304,7 +306,7 @@ proptest! {
         let mut world = World::new();
         // Some limits are met in some runs.
         world.broker = broker_with(Limits { connections: 6, block_bytes: 5000, ..Limits::default() });
-        world.broker.quota.open_session(&world.client.key, world.now).unwrap();
+        world.broker.open_session(&world.client.key, &world.containers).unwrap();
         let mut witness = Witness::default();
         for event in events {
             let decisions = match event {

@@ -1,10 +1,10 @@
 //! `shmbc-host`: runs the service, or asks whether it runs.
 
 use std::fs::DirBuilder;
+use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -13,10 +13,12 @@ use sd_notify::NotifyState;
 use shmbc::control::client::{Client, socket_path};
 use shmbc::control::socket::DEFAULT_PATH;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
+use super::sandbox;
+use super::settings::Settings;
 use crate::kernel;
-use crate::{Docker, Host, HostConfig, HugePages, MetricsAddress};
+use crate::{Host, HostConfig};
 
 /// The host service of SHMBC: brings the two ends of TCP connections on this machine together through shared memory.
 #[derive(Debug, Parser)]
@@ -29,7 +31,9 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the service until SIGTERM or SIGINT.
-    Run(Run),
+    Run(Settings),
+    /// Read the settings as `run` would, say what is wrong with them, and start nothing.
+    Check(Settings),
     /// Succeed if a service answers at the socket.
     Healthcheck(Socket),
     /// Write the manual pages.
@@ -68,46 +72,11 @@ impl Socket {
     }
 }
 
-#[derive(Debug, Args)]
-struct Run {
-    #[command(flatten)]
-    socket: Socket,
-    /// Where containers are known from: auto, off, or the path of Docker's socket.
-    #[arg(long, default_value = "auto", value_parser = docker)]
-    docker: Docker,
-    /// Bytes of ring for each direction of a connection; a power of two.
-    #[arg(long, value_name = "BYTES")]
-    ring_capacity: Option<u64>,
-    /// Huge pages for connections: transparent (the same as no word), hugetlb (of the kernel's pool, 2 MiB each), or off.
-    #[arg(long, value_name = "PAGES", default_value = "off", num_args = 0..=1, default_missing_value = "transparent")]
-    huge_pages: HugePages,
-    /// Fresh blocks kept ready.
-    #[arg(long, value_name = "N")]
-    stock: Option<usize>,
-    /// How long a lone offer waits for the other end's, in milliseconds.
-    #[arg(long, value_name = "MS")]
-    twin_timeout: Option<u64>,
-    /// Serve metrics for Prometheus at ADDRESS:PORT or unix:/PATH. To everybody who can reach it.
-    #[arg(long, env = "SHMBC_HOST_METRICS", value_name = "ADDRESS")]
-    metrics: Option<MetricsAddress>,
-    /// What is logged to stderr: error, warn, info, debug, trace, or a tracing filter.
-    #[arg(long, env = "SHMBC_LOG", default_value = "info")]
-    log: String,
-}
-
-fn docker(text: &str) -> Result<Docker, String> {
-    match text {
-        "auto" => Ok(Docker::Auto),
-        "off" => Ok(Docker::Off),
-        path if path.starts_with('/') || path.starts_with("unix:///") => Ok(Docker::At(path.to_owned())),
-        other => Err(format!("{other:?} is neither auto, off, nor an absolute path")),
-    }
-}
-
 /// The whole program.
 pub fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Command::Run(run) => start(run),
+        Command::Run(settings) => start(settings),
+        Command::Check(settings) => check(&settings),
         Command::Man(man) => man.write(),
         Command::Healthcheck(socket) => socket.path().and_then(|path| {
             let answers = Client::connect(&path).map(drop);
@@ -117,32 +86,41 @@ pub fn main() -> ExitCode {
     super::exit("shmbc-host", result)
 }
 
-fn start(run: Run) -> Result<(), String> {
-    super::log(&run.log)?;
-    let socket = run.socket.path()?;
-    let mut config = HostConfig::at(&socket);
-    config.docker = run.docker;
-    config.ring_capacity = run.ring_capacity.unwrap_or(config.ring_capacity);
-    config.huge_pages = run.huge_pages;
-    config.stock = run.stock.unwrap_or(config.stock);
-    config.twin_timeout = run.twin_timeout.map_or(config.twin_timeout, Duration::from_millis);
-    config.metrics = run.metrics;
+fn check(settings: &Settings) -> Result<(), String> {
+    let (config, log) = settings.read()?;
+    super::filter(&log.level)?;
+    config.check().map_err(|e| e.to_string())?;
+    let said = match settings.file() {
+        Some(file) => format!("{}: ok; the service would listen at {}", file.display(), config.socket.display()),
+        None => format!("ok, without a configuration file; the service would listen at {}", config.socket.display()),
+    };
+    writeln!(std::io::stdout(), "{said}").map_err(|e| format!("cannot write: {e}"))
+}
+
+fn start(settings: Settings) -> Result<(), String> {
+    let (config, log) = settings.read()?;
+    super::log(&log.level, log.format)?;
+    let socket = config.socket.clone();
     make_directory(&socket);
     raise_descriptors();
+    log_panics();
+    sandbox::enter(settings.sandbox)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|e| format!("the runtime cannot be started: {e}"))?;
-    let result = runtime.block_on(serve(config));
+    let result = runtime.block_on(serve(config, &settings));
     // A client can make one of our system calls slow; that is no reason to wait for it.
     runtime.shutdown_background();
     result
 }
 
-async fn serve(config: HostConfig) -> Result<(), String> {
+async fn serve(config: HostConfig, settings: &Settings) -> Result<(), String> {
     // Before anybody is answered: who has had an answer may send a signal.
     let watched = |kind| signal(kind).map_err(|e| format!("signals cannot be watched: {e}"));
     let (mut terminate, mut interrupt) = (watched(SignalKind::terminate())?, watched(SignalKind::interrupt())?);
+    let mut hangup = watched(SignalKind::hangup())?;
+    let started_with = config.clone();
     let mut inherited = kernel::inherited();
     let host = match (inherited.pop(), inherited.len()) {
         (None, _) => Host::start(config).await,
@@ -151,14 +129,50 @@ async fn serve(config: HostConfig) -> Result<(), String> {
     };
     let host = host.map_err(|e| e.to_string())?;
     tell_manager(NotifyState::Ready);
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => {
+                tell_manager(NotifyState::Reloading);
+                reload(&host, &started_with, settings);
+                tell_manager(NotifyState::Ready);
+            }
+        }
     }
     info!("stopping; established connections go on");
     tell_manager(NotifyState::Stopping);
     host.shutdown().await;
     Ok(())
+}
+
+/// Reads the configuration again. One that is wrong changes nothing.
+fn reload(host: &Host, started_with: &HostConfig, settings: &Settings) {
+    let read = settings.read().and_then(|(config, _)| {
+        host.reload(&config).map_err(|e| e.to_string())?;
+        Ok(config)
+    });
+    match read {
+        Ok(config) => {
+            info!("configuration read again");
+            for setting in config.needs_restart(started_with) {
+                warn!(setting, "this setting has changed, and is taken over by a restart only");
+            }
+        }
+        Err(error) => error!("configuration not taken over: {error}"),
+    }
+}
+
+/// A mistake of ours is one line in the log; who started the task catches it (`server.rs`, `supervise.rs`).
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let payload = panic.payload();
+        let what =
+            payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        let what = what.unwrap_or("no message").replace('\n', " ");
+        error!(place, "a mistake of the service: {what}");
+    }));
 }
 
 /// Tells the service manager, if one has started this and wants to know (`sd_notify(3)`).

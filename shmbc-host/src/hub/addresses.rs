@@ -1,21 +1,48 @@
 //! Which containers there are and which addresses are on this host: taken in, and told to all clients.
 
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use shmbc::control::message::LocalEntry;
+use shmbc::control::message::{LocalEntry, MAX_LOCAL_ENTRIES, ToClient};
 use tokio::sync::watch;
 use tracing::debug;
 
 use super::{Hub, State};
 use crate::identity::Client;
+use crate::session::outbox::Outgoing;
 use crate::table::connections::SessionId;
 use crate::table::containers::{Container, Containers};
 
 /// How long a new session waits for Docker to tell about its container.
 const KNOWN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// In whose name the container table has what all sessions together have brought. No session has this number.
+const EVERYBODY: SessionId = SessionId(0);
+
+/// The table of local addresses as it is told to every client: made into frames once for all of them.
+#[derive(Debug)]
+pub(crate) struct Told {
+    entries: Vec<LocalEntry>,
+    pub(crate) frames: Vec<Vec<u8>>,
+}
+
+impl Told {
+    pub(super) fn of(entries: Vec<LocalEntry>) -> Self {
+        let mut pieces: Vec<_> = entries.chunks(MAX_LOCAL_ENTRIES).collect();
+        if pieces.is_empty() {
+            // Nothing is also a table.
+            pieces.push(&[]);
+        }
+        let message =
+            |(n, piece): (usize, &[LocalEntry])| ToClient::Locality { fresh: n == 0, entries: piece.to_vec() };
+        let frames = pieces.into_iter().enumerate().map(message);
+        let frames = frames.filter_map(|message| Outgoing::of(&message)).map(|outgoing| outgoing.frame).collect();
+        Self { entries, frames }
+    }
+}
 
 impl Hub {
     /// Changes the container table; tells all clients if addresses came or went.
@@ -31,14 +58,42 @@ impl Hub {
         self.with_containers(|containers| containers.replace(list));
     }
 
+    /// Takes over the labels of all networks.
+    pub(crate) fn set_networks(&self, networks: HashMap<String, BTreeMap<String, String>>) {
+        self.state().containers.set_networks(networks);
+    }
+
+    /// Whether the labels of this container's networks are known.
+    pub(crate) fn knows_networks(&self, container: &Container) -> bool {
+        let state = self.state();
+        container.networks.iter().all(|network| state.containers.network_labels(&network.id).is_some())
+    }
+
     /// Takes over addresses of a client's network namespace, if it is one whose word counts: an ordinary user can give a
     /// namespace of his own any addresses, and would have everybody offer connections to them.
     pub(crate) fn learn(&self, session: SessionId, client: &Client) {
         if !client.contained && client.uid != 0 && client.uid != self.own.uid {
             return;
         }
-        let addresses = client.addresses();
-        self.with_containers(|containers| containers.learn(session, addresses));
+        let mut addresses: Vec<_> = client.addresses().iter().map(IpAddr::to_canonical).collect();
+        let mut state = self.state();
+        addresses.retain(|ip| !state.own_addresses.contains(ip));
+        if state.learned.enter(session, addresses) {
+            self.publish_learned(&mut state);
+        }
+    }
+
+    /// Forgets what a session has brought.
+    pub(super) fn unlearn(&self, state: &mut State, session: SessionId) {
+        if state.learned.leave(session) {
+            self.publish_learned(state);
+        }
+    }
+
+    fn publish_learned(&self, state: &mut State) {
+        state.containers.forget(EVERYBODY);
+        state.containers.learn(EVERYBODY, state.learned.all());
+        self.publish_locality(state);
     }
 
     /// The host's own addresses: those of the service's network namespace, and of the machine's first process if that is
@@ -52,21 +107,22 @@ impl Hub {
                 v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
             }));
         }
+        self.state().own_addresses = addresses.iter().map(IpAddr::to_canonical).collect();
         self.with_containers(|containers| containers.set_host(addresses));
     }
 
-    pub(super) fn publish_locality(&self, state: &State) {
+    fn publish_locality(&self, state: &State) {
         let entries = state.containers.locality();
         self.locality.send_if_modified(|current| {
-            let changed = **current != entries;
+            let changed = current.entries != entries;
             if changed {
-                *current = Arc::new(entries);
+                *current = Arc::new(Told::of(entries));
             }
             changed
         });
     }
 
-    pub(crate) fn locality(&self) -> watch::Receiver<Arc<Vec<LocalEntry>>> {
+    pub(crate) fn locality(&self) -> watch::Receiver<Arc<Told>> {
         self.locality.subscribe()
     }
 

@@ -61,7 +61,7 @@ impl Hub {
             && a.is_same(&b)
         {
             let block = self.pool.adopt(a);
-            state.blocks.insert(id, Held { block, homes: [Home::new(None), Home::new(None)] });
+            state.blocks.insert(id, Held { block, sealed: true, homes: [Home::new(None), Home::new(None)] });
         }
     }
 
@@ -87,6 +87,11 @@ impl State {
     }
 
     /// A row for each listening socket.
+    /// Containers and the addresses at which their programs listen.
+    pub(super) fn listening(&self) -> impl Iterator<Item = (&str, SocketAddr)> {
+        self.listeners.values().filter_map(|listener| Some((listener.client.container.as_deref()?, listener.local)))
+    }
+
     pub(super) fn listener_rows(&self, now: Instant) -> Vec<ConnectionRow> {
         let mut seen = std::collections::HashSet::new();
         let listeners = self.listeners.values().filter(|listener| listener.socket.is_none_or(|n| seen.insert(n)));
@@ -97,9 +102,13 @@ impl State {
                 peer: nobody.parse().expect("an address"),
                 container: client.container.clone(),
                 pid: client.pid,
+                process: Arc::clone(&client.process),
                 uid: client.uid,
             };
             ConnectionRow {
+                id: None,
+                filled: [0; 2],
+                ring: 0,
                 state: ConnectionState::Listening,
                 ends: vec![self.end_row(end)],
                 bytes: [0; 2],

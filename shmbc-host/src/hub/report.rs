@@ -1,6 +1,6 @@
 //! What people are told: the tables, and how much the service holds.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -10,7 +10,7 @@ use shmbc::block::Block;
 use shmbc::control::message::{ConnectionRow, ConnectionState, ContainerRow, EndRow, Status};
 use shmbc::layout::Direction;
 
-use super::{Hub, State};
+use super::{Held, Hub, State};
 use crate::hugetlb::Maker;
 use crate::table::connections::{End, EndFacts, Phase};
 
@@ -62,7 +62,8 @@ impl Hub {
         rows.sort_by_key(|row| row.id);
         let blocks: Vec<_> = rows.iter().map(|row| Some(Arc::clone(&state.blocks.get(&row.id)?.block))).collect();
         let live = rows.into_iter().zip(&blocks).map(|(row, block)| {
-            let stats = Direction::BOTH.map(|direction| block.as_ref().map(|block| block.stats(direction)));
+            let held = state.blocks.get(&row.id);
+            let stats = Direction::BOTH.map(|direction| held.and_then(|held| held.stats(direction)));
             let node = |side: usize, end: &End| {
                 // Where it reads, or else where it writes, or else where it was when it offered.
                 let [reads, writes] =
@@ -70,7 +71,10 @@ impl Hub {
                 self.topology.node(reads.or(writes).unwrap_or_else(|| end.cpu.into())).map(|node| node.0)
             };
             let ends = row.ends.iter().enumerate();
+            let ring = block.as_ref().map_or(0, |_| self.sizes.capacity(Direction::AToB));
+            let filled = stats.map(|s| s.map_or(0, |s| s.produced.saturating_sub(s.consumed).min(ring)));
             ConnectionRow {
+                id: Some(row.id.0),
                 state: match row.phase {
                     Phase::Waiting => ConnectionState::Offered,
                     Phase::Granted(_) => ConnectionState::Granted,
@@ -79,6 +83,8 @@ impl Hub {
                 },
                 ends: ends.map(|(side, end)| EndRow { node: node(side, end), ..state.end_row(end.into()) }).collect(),
                 bytes: stats.map(|stats| stats.map_or(0, |stats| stats.produced)),
+                filled,
+                ring,
                 block: block.as_ref().map_or(0, |b| b.len() as u64),
                 age_ms: age(row.since),
                 ring_nodes: [const { Vec::new() }; 2],
@@ -86,9 +92,12 @@ impl Hub {
             }
         });
         let refused = state.broker.table.refused().map(|row| ConnectionRow {
+            id: None,
             state: ConnectionState::Refused,
             ends: row.ends.iter().map(|end| state.end_row(end.clone())).collect(),
             bytes: [0; 2],
+            filled: [0; 2],
+            ring: 0,
             block: 0,
             age_ms: age(row.since),
             ring_nodes: [const { Vec::new() }; 2],
@@ -107,7 +116,11 @@ impl Hub {
                 *connections.entry(id).or_insert(0) += 1;
             }
         }
-        state.containers.rows(&connections)
+        let mut listening: HashMap<_, BTreeSet<_>> = HashMap::new();
+        for (container, address) in state.listening() {
+            listening.entry(container.to_owned()).or_default().insert(address);
+        }
+        state.containers.rows(&connections, &listening)
     }
 
     /// How the service is.
@@ -133,6 +146,8 @@ impl Hub {
             offers: totals.offers,
             grants: totals.grants,
             upgrades: totals.upgrades,
+            moved: state.moved.saturating_add(state.blocks.values().map(Held::moved).fold(0, u64::saturating_add)),
+            panics: self.panics.total(),
             refusals,
         }
     }
@@ -164,7 +179,7 @@ impl Hub {
 impl State {
     pub(super) fn end_row(&self, end: EndFacts) -> EndRow {
         let container = end.container.as_deref().and_then(|id| self.containers.name(id));
-        let EndFacts { local, peer, container: container_id, pid, uid } = end;
-        EndRow { local, peer, container_id, container, pid, uid, node: None }
+        let EndFacts { local, peer, container: container_id, pid, process, uid } = end;
+        EndRow { local, peer, container_id, container, pid, process: process.to_string(), uid, node: None }
     }
 }

@@ -11,6 +11,7 @@ impl Client {
         Arc::new(Self {
             pidfd,
             pid: std::process::id() as i32,
+            process: "test".into(),
             uid,
             gid: uid,
             container: container.map(str::to_owned),

@@ -29,11 +29,18 @@ pub(crate) struct Outgoing {
     fds: Option<GrantFds>,
 }
 
+/// A frame that is made already, without descriptors.
+impl From<Vec<u8>> for Outgoing {
+    fn from(frame: Vec<u8>) -> Self {
+        Self { frame, fds: None }
+    }
+}
+
 impl Outgoing {
     /// The frame of a message without descriptors.
     pub(crate) fn of(message: &ToClient) -> Option<Self> {
         match codec::encode(message) {
-            Ok(frame) => Some(Self { frame, fds: None }),
+            Ok(frame) => Some(frame.into()),
             Err(error) => {
                 // A mistake of ours. The client waits in vain for one message and stays on TCP.
                 error!(%error, "a message to a client breaks its own limits");

@@ -129,13 +129,15 @@ pub(crate) struct EndFacts {
     pub(crate) peer: SocketAddr,
     pub(crate) container: Option<String>,
     pub(crate) pid: i32,
+    pub(crate) process: Arc<str>,
     pub(crate) uid: u32,
 }
 
 impl From<&End> for EndFacts {
     fn from(end: &End) -> Self {
-        let Client { pid, uid, ref container, .. } = *end.client;
-        Self { local: end.local, peer: end.peer, container: container.clone(), pid, uid }
+        let Client { pid, uid, ref container, ref process, .. } = *end.client;
+        let (container, process) = (container.clone(), Arc::clone(process));
+        Self { local: end.local, peer: end.peer, container, pid, process, uid }
     }
 }
 

@@ -3,15 +3,28 @@
 //! Filled by the Docker watcher (containers), by the server (the host's own addresses) and by sessions (addresses of
 //! their clients' network namespaces). Asked by the broker. No I/O.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
-use shmbc::control::message::{ContainerIdentity, ContainerName, ContainerRow, LocalEntry, MAX_LABELS, MAX_TEXT};
+use shmbc::control::message::{
+    ContainerIdentity, ContainerName, ContainerRow, LocalEntry, MAX_LABELS, MAX_TEXT, MountRow, NetworkRow,
+};
 
 use super::connections::SessionId;
+use crate::quota::ClientKey;
 
-/// Most networks, and addresses in each, that a row for people shows: four rows have to fit one frame.
-const MAX_SHOWN: usize = 8;
+/// What a row for people shows at most: it has to fit one frame.
+mod shown {
+    pub(super) const NETWORKS: usize = 8;
+    pub(super) const ADDRESSES: usize = 8;
+    pub(super) const ALIASES: usize = 4;
+    pub(super) const LISTENING: usize = 32;
+    pub(super) const EXPOSED: usize = 32;
+    pub(super) const PUBLISHED: usize = 16;
+    pub(super) const MOUNTS: usize = 8;
+    pub(super) const LABELS: usize = 24;
+}
 
 /// Names of containers that have gone, kept for the list of refused connections, which is no longer.
 const MAX_GONE: usize = 256;
@@ -22,6 +35,11 @@ pub(crate) struct Container {
     pub(crate) id: String,
     pub(crate) name: String,
     pub(crate) state: String,
+    /// As it was named when it started.
+    pub(crate) image: String,
+    pub(crate) mounts: Vec<MountRow>,
+    /// TCP ports that its image or its start names.
+    pub(crate) exposed: BTreeSet<u16>,
     pub(crate) labels: BTreeMap<String, String>,
     /// Empty for a container in the host's network namespace, or without a network.
     pub(crate) networks: Vec<Network>,
@@ -36,6 +54,8 @@ pub(crate) struct Network {
     pub(crate) id: String,
     pub(crate) name: String,
     pub(crate) addresses: Vec<IpAddr>,
+    /// Names that the container has there besides its own.
+    pub(crate) aliases: Vec<String>,
 }
 
 /// A TCP port of a container that the host answers on.
@@ -55,32 +75,39 @@ pub(crate) struct Containers {
     host: BTreeSet<IpAddr>,
     learned: HashMap<SessionId, Vec<IpAddr>>,
     gone: VecDeque<(String, String)>,
+    /// Labels of networks, by id.
+    networks: HashMap<String, BTreeMap<String, String>>,
 }
 
 impl Containers {
     /// Takes over what Docker says now, whole.
     pub(crate) fn replace(&mut self, containers: Vec<Container>) {
-        let new = containers.into_iter().map(|c| (c.id.clone(), c)).collect();
-        let old: HashMap<String, Container> = std::mem::replace(&mut self.by_id, new);
-        for container in old.into_values() {
-            if !self.by_id.contains_key(&container.id) {
-                self.bury(container);
-            }
+        let new: HashMap<String, Container> = containers.into_iter().map(|c| (c.id.clone(), c)).collect();
+        let gone: Vec<_> = self.by_id.keys().filter(|id| !new.contains_key(*id)).cloned().collect();
+        for id in gone {
+            self.remove(&id);
         }
-        self.index();
+        for container in new.into_values() {
+            self.insert(container);
+        }
     }
 
     /// Adds or updates one.
     pub(crate) fn insert(&mut self, container: Container) {
+        if let Some(old) = self.by_id.remove(&container.id) {
+            self.disown(&old);
+        }
+        for ip in addresses(&container) {
+            self.owners.entry(ip).or_default().push(container.id.clone());
+        }
         self.by_id.insert(container.id.clone(), container);
-        self.index();
     }
 
     /// Forgets one.
     pub(crate) fn remove(&mut self, id: &str) {
         if let Some(container) = self.by_id.remove(id) {
+            self.disown(&container);
             self.bury(container);
-            self.index();
         }
     }
 
@@ -97,11 +124,14 @@ impl Containers {
         self.by_id.get(id).map(|container| cut(&container.name)).or_else(gone)
     }
 
-    fn index(&mut self) {
-        self.owners.clear();
-        for container in self.by_id.values() {
-            for ip in container.networks.iter().flat_map(|n| &n.addresses) {
-                self.owners.entry(ip.to_canonical()).or_default().push(container.id.clone());
+    /// Takes a container's addresses from it.
+    fn disown(&mut self, container: &Container) {
+        for ip in addresses(container) {
+            if let Entry::Occupied(mut owners) = self.owners.entry(ip) {
+                owners.get_mut().retain(|id| *id != container.id);
+                if owners.get().is_empty() {
+                    owners.remove();
+                }
             }
         }
     }
@@ -137,6 +167,24 @@ impl Containers {
         let Some(container) = self.by_id.get(id) else { return &[] };
         let joined = container.joined.as_ref().and_then(|other| self.by_id.get(other));
         &joined.unwrap_or(container).networks
+    }
+
+    /// Takes over the labels of all networks, by id.
+    pub(crate) fn set_networks(&mut self, networks: HashMap<String, BTreeMap<String, String>>) {
+        self.networks = networks;
+    }
+
+    /// The labels of a network.
+    pub(crate) fn network_labels(&self, id: &str) -> Option<&BTreeMap<String, String>> {
+        self.networks.get(id)
+    }
+
+    /// The container that a client is, if it is one that is known.
+    pub(crate) fn of_client(&self, key: &ClientKey) -> Option<&Container> {
+        match key {
+            ClientKey::Container(id) => self.get(id),
+            ClientKey::Uid(_) => None,
+        }
     }
 
     /// Whether Docker gave this address to some container.
@@ -191,8 +239,13 @@ impl Containers {
         entries
     }
 
-    /// All of them for people, by name. `connections` says how many established ones a container has.
-    pub(crate) fn rows(&self, connections: &HashMap<String, u32>) -> Vec<ContainerRow> {
+    /// All of them for people, by name. `connections` says how many established ones a container has, `listening` where its
+    /// programs listen.
+    pub(crate) fn rows(
+        &self,
+        connections: &HashMap<String, u32>,
+        listening: &HashMap<String, BTreeSet<SocketAddr>>,
+    ) -> Vec<ContainerRow> {
         let mut rows: Vec<_> = self
             .by_id
             .values()
@@ -200,18 +253,37 @@ impl Containers {
                 id: c.id.clone(),
                 name: cut(&c.name),
                 state: c.state.clone(),
-                networks: self
-                    .networks(&c.id)
-                    .iter()
-                    .take(MAX_SHOWN)
-                    .map(|n| (cut(&n.name), n.addresses.iter().copied().take(MAX_SHOWN).collect()))
-                    .collect(),
+                image: cut(&c.image),
+                networks: self.networks(&c.id).iter().take(shown::NETWORKS).map(network_row).collect(),
+                listening: listening.get(&c.id).into_iter().flatten().copied().take(shown::LISTENING).collect(),
+                exposed: c.exposed.iter().copied().take(shown::EXPOSED).collect(),
+                published: c.published.iter().map(|p| (p.host, p.port)).take(shown::PUBLISHED).collect(),
+                mounts: c.mounts.iter().take(shown::MOUNTS).map(mount_row).collect(),
+                labels: c.labels.iter().take(shown::LABELS).map(|(name, value)| (cut(name), cut(value))).collect(),
                 connections: connections.get(&c.id).copied().unwrap_or(0),
             })
             .collect();
         rows.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
         rows
     }
+}
+
+/// All addresses of a container, in the form in which they are looked up, each once.
+fn addresses(container: &Container) -> BTreeSet<IpAddr> {
+    container.networks.iter().flat_map(|n| &n.addresses).map(IpAddr::to_canonical).collect()
+}
+
+fn network_row(network: &Network) -> NetworkRow {
+    NetworkRow {
+        name: cut(&network.name),
+        addresses: network.addresses.iter().copied().take(shown::ADDRESSES).collect(),
+        aliases: network.aliases.iter().take(shown::ALIASES).map(|alias| cut(alias)).collect(),
+    }
+}
+
+fn mount_row(mount: &MountRow) -> MountRow {
+    let MountRow { kind, source, target, writable } = mount;
+    MountRow { kind: cut(kind), source: cut(source), target: cut(target), writable: *writable }
 }
 
 /// Loopback is never told: it means another place in every network namespace. Nor is link-local, for the same reason.
@@ -257,5 +329,67 @@ mod tests {
         let labels: BTreeMap<_, _> = (0..MAX_LABELS + 6).map(|n| (format!("{n:04}"), String::new())).collect();
         let told = identity("web".into(), labels.clone());
         assert_eq!(told.labels, labels.into_iter().take(MAX_LABELS).collect());
+    }
+
+    #[test]
+    fn address_when_its_owners_come_and_go_belongs_to_those_that_are_there() {
+        let of = |id: &str, last: u8| Container {
+            id: id.into(),
+            networks: vec![Network {
+                addresses: vec![[10, 0, 0, last].into(), [10, 0, 0, 9].into()],
+                ..Network::default()
+            }],
+            ..Container::default()
+        };
+        let mut containers = Containers::default();
+        let owned = |containers: &Containers| {
+            let ids = |entry: LocalEntry| (entry.ip.to_string(), entry.container.map(|c| c.id));
+            containers.locality().into_iter().map(ids).collect::<Vec<_>>()
+        };
+        let both = |ip: &str, id: &str| (ip.to_owned(), Some(id.to_owned()));
+        containers.insert(of("a", 1));
+        containers.insert(of("b", 2));
+        let shared = ("10.0.0.9".to_owned(), None);
+        assert_eq!(owned(&containers), [both("10.0.0.1", "a"), both("10.0.0.2", "b"), shared]);
+        containers.insert(of("a", 3));
+        containers.remove("b");
+        assert_eq!(owned(&containers), [both("10.0.0.3", "a"), both("10.0.0.9", "a")]);
+        containers.replace(vec![of("c", 4)]);
+        assert_eq!(owned(&containers), [both("10.0.0.4", "c"), both("10.0.0.9", "c")]);
+        containers.replace(Vec::new());
+        assert!(containers.owners.is_empty() && owned(&containers).is_empty());
+        assert_eq!(containers.name("c"), Some(String::new()), "it was there");
+    }
+
+    #[test]
+    fn row_when_everything_in_it_is_as_large_as_can_be_fits_a_frame() {
+        let text = "x".repeat(2 * MAX_TEXT);
+        let mount = MountRow { kind: text.clone(), source: text.clone(), target: text.clone(), writable: true };
+        let network = Network {
+            id: text.clone(),
+            name: text.clone(),
+            addresses: vec![IpAddr::V6(std::net::Ipv6Addr::from(u128::MAX)); 99],
+            aliases: vec![text.clone(); 99],
+        };
+        let socket = |port: u16| SocketAddr::from((u128::MAX.to_be_bytes(), u16::MAX - port));
+        let mut containers = Containers::default();
+        containers.insert(Container {
+            id: "c".repeat(64),
+            name: text.clone(),
+            state: "restarting".into(),
+            image: text.clone(),
+            mounts: vec![mount; 99],
+            exposed: (u16::MAX - 99..=u16::MAX).collect(),
+            labels: (0..99).map(|n| (format!("{n:0>256}"), text.clone())).collect(),
+            networks: vec![network; 99],
+            joined: None,
+            published: (0..99).map(|port| Published { host: socket(port), port: u16::MAX }).collect(),
+        });
+        let id = "c".repeat(64);
+        let listening = [(id.clone(), (0..99).map(socket).collect())].into();
+        let rows = containers.rows(&[(id, u32::MAX)].into(), &listening);
+        let message = shmbc::control::message::ToClient::Containers { rows, last: true };
+        let frame = shmbc::control::codec::encode(&message).expect("it fits");
+        assert!(frame.len() > shmbc::control::codec::MAX_FRAME / 2, "{} bytes: more could be shown", frame.len());
     }
 }

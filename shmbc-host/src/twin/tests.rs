@@ -18,7 +18,7 @@ fn end(client: &Arc<Client>, scope: Scope, local: &str, peer: &str) -> End {
 }
 
 fn network(id: &str, address: &str) -> Network {
-    Network { id: id.into(), name: id.into(), addresses: vec![address.parse().unwrap()] }
+    Network { id: id.into(), name: id.into(), addresses: vec![address.parse().unwrap()], aliases: Vec::new() }
 }
 
 /// web and db on one network, alone on another; web's port 80 is the host's 8080.

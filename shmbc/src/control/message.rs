@@ -31,7 +31,7 @@ use crate::link::SwitchToken;
 
 /// Version of the protocol that this file describes. A host answers a `Hello` with another version by refusing it, and
 /// the client stays on TCP.
-pub const PROTOCOL: u16 = 3;
+pub const PROTOCOL: u16 = 4;
 
 /// Most labels an [`Identity`] carries. Docker sets no limit; beyond this the rest is left out, in order of name.
 pub const MAX_LABELS: usize = 64;
@@ -251,6 +251,10 @@ pub struct Status {
     pub grants: u64,
     /// Connections told to go since it started, without those that an earlier service had granted.
     pub upgrades: u64,
+    /// Bytes moved through shared memory since it started, as the ends say.
+    pub moved: u64,
+    /// Mistakes of the service that were caught since it started.
+    pub panics: u64,
     /// Connections refused since it started, by the names of [`Refusal::name`]; at most [`MAX_REASONS`].
     pub refusals: Vec<(String, u64)>,
 }
@@ -466,12 +470,19 @@ impl Refusal {
 /// One row of the connection table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConnectionRow {
+    /// Its number, never used twice while the service runs; nothing for listeners and refused ones.
+    pub id: Option<u64>,
     /// Where it is in its life.
     pub state: ConnectionState,
     /// The ends; the second is missing while an offer waits for its twin.
     pub ends: Vec<EndRow>,
     /// Bytes published from the first end to the second and back, since the switch.
     pub bytes: [u64; 2],
+    /// Bytes that lie in the ring from the first end to the second and in the one back, as the ends say; at most
+    /// [`ring`](Self::ring).
+    pub filled: [u64; 2],
+    /// Capacity of each ring in bytes; 0 when there is no block.
+    pub ring: u64,
     /// Size of the block in bytes; 0 when there is none.
     pub block: u64,
     /// Milliseconds since the offer.
@@ -496,6 +507,8 @@ pub struct EndRow {
     pub container: Option<String>,
     /// Its process.
     pub pid: i32,
+    /// The name of that process, as it was when it came; any text that it likes, without control characters.
+    pub process: String,
     /// Its user.
     pub uid: u32,
     /// NUMA node of the CPU that it says it runs on; nothing where the machine has one node.
@@ -542,8 +555,44 @@ pub struct ContainerRow {
     pub name: String,
     /// What Docker calls its state: `running`, `paused`, ...
     pub state: String,
-    /// Networks with this container's addresses in each.
-    pub networks: Vec<(String, Vec<IpAddr>)>,
+    /// The image that it was started from, as it was named then.
+    pub image: String,
+    /// Its networks; at most eight.
+    pub networks: Vec<NetworkRow>,
+    /// Addresses at which its programs listen, as they say; at most 32.
+    pub listening: Vec<SocketAddr>,
+    /// TCP ports that its image or its start names; at most 32.
+    pub exposed: Vec<u16>,
+    /// Addresses of the host that lead to TCP ports of its own; at most 16.
+    pub published: Vec<(SocketAddr, u16)>,
+    /// What is mounted in it; at most eight.
+    pub mounts: Vec<MountRow>,
+    /// The first of its labels by name; at most 24.
+    pub labels: BTreeMap<String, String>,
     /// Established connections.
     pub connections: u32,
+}
+
+/// A container's place in a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkRow {
+    /// Name of the network.
+    pub name: String,
+    /// The container's addresses in it; at most eight.
+    pub addresses: Vec<IpAddr>,
+    /// The names that it has there besides its own; at most four.
+    pub aliases: Vec<String>,
+}
+
+/// Something mounted in a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountRow {
+    /// What Docker calls its kind: `bind`, `volume`, ...
+    pub kind: String,
+    /// Where it comes from: a path of the host, or a volume's name.
+    pub source: String,
+    /// Where it is in the container.
+    pub target: String,
+    /// Whether it may be written there.
+    pub writable: bool,
 }
