@@ -1,9 +1,9 @@
 //! Finds the block that a client has mapped, for a service that was not there when it was granted.
 //!
-//! `/proc/PID/map_files` leads to what is mapped at an address; the kernel lets those with `CAP_CHECKPOINT_RESTORE` follow. Where a
-//! client points is its own choice, so before anything is opened for use it must be an ordinary file of the kernel's own
-//! shared memory: no device, nothing of a file system that somebody else answers for. Without the capability the connection is
-//! listed without figures, and its memory is freed by the kernel when both ends have unmapped it.
+//! `/proc/PID/map_files` leads to what is mapped at an address; the kernel lets those with `CAP_CHECKPOINT_RESTORE` follow, and
+//! into another user's directory there those with `CAP_DAC_READ_SEARCH`. Where a client points is its own choice, so before
+//! anything is opened for use it must be an ordinary file of the kernel's own shared memory: no device, nothing of a file
+//! system that somebody else answers for. Without the capabilities the connection is listed without figures, and its memory is freed by the kernel when both ends have unmapped it.
 
 use std::os::fd::OwnedFd;
 use std::sync::LazyLock;

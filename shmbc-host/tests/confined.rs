@@ -60,13 +60,14 @@ fn service_when_it_runs_has_no_more_rights_than_it_needs_in_any_thread() {
         let line = mine.lines().find_map(|line| line.strip_prefix(field)).unwrap().trim();
         u64::from_str_radix(line, 16).unwrap()
     };
-    // CAP_SYS_PTRACE, CAP_SYS_NICE and CAP_CHECKPOINT_RESTORE, as far as this test itself has them.
-    let kept = (1 << 19 | 1 << 23 | 1 << 40) & mine("CapPrm:");
+    // CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE, CAP_SYS_NICE and CAP_CHECKPOINT_RESTORE, as far as this test itself has them.
+    const KEPT: u64 = 1 << 2 | 1 << 19 | 1 << 23 | 1 << 40;
+    let kept = KEPT & mine("CapPrm:");
     running.all("CapEff", &format!("{kept:016x}"));
     running.all("CapPrm", &format!("{kept:016x}"));
     const SETPCAP: u64 = 1 << 8;
     if mine("CapEff:") & SETPCAP != 0 {
-        running.all("CapBnd", &format!("{:016x}", (1_u64 << 19 | 1 << 23 | 1 << 40) & mine("CapBnd:")));
+        running.all("CapBnd", &format!("{:016x}", KEPT & mine("CapBnd:")));
     }
 }
 

@@ -100,7 +100,8 @@ fn daemon_set() {
     let container = &pod["containers"][0];
     let capabilities = &container["securityContext"]["capabilities"];
     assert_eq!(capabilities["drop"], serde_json::json!(["ALL"]));
-    assert_eq!(capabilities["add"], serde_json::json!(["SYS_PTRACE", "CHECKPOINT_RESTORE", "SYS_NICE"]));
+    let added = serde_json::json!(["SYS_PTRACE", "CHECKPOINT_RESTORE", "DAC_READ_SEARCH", "SYS_NICE"]);
+    assert_eq!(capabilities["add"], added);
     assert_eq!(pod["volumes"][0]["hostPath"]["path"], "/run/shmbc");
     assert_eq!(container["volumeMounts"][0]["mountPath"], "/run/shmbc");
     // What it is started with is understood.

@@ -1,7 +1,9 @@
 //! A host service that ends and comes back: no connection is lost, and its tables are whole again.
 
+use std::fs::{Permissions, set_permissions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitCode, Stdio};
@@ -16,12 +18,15 @@ use shmbc_tests::process::program;
 use shmbc_tests::raw::dies_with_us;
 use shmbc_tests::script::{Answer, Command, Kind, Move};
 use shmbc_tests::sockets::wait_until;
-use shmbc_tests::{HostProcess, Need, Peer, Setup, suite, test};
+use shmbc_tests::{HostProcess, Image, Need, Peer, Setup, docker, suite, test};
 
 fn main() -> ExitCode {
     suite(vec![
         test("tables_when_the_host_was_killed_are_whole_again", tables_are_whole_again),
         test("blocks_when_the_host_was_killed_are_taken_over_and_given_back", blocks_are_taken_over).needs(Need::Root),
+        test("blocks_when_their_containers_run_as_other_users_are_taken_over", of_other_users_are_taken_over)
+            .needs(Need::Docker)
+            .needs(Need::Root),
         test("listeners_when_bound_are_listed_until_they_are_closed", listeners_are_listed),
         test("clients_when_the_socket_is_systemds_wait_while_the_service_restarts", socket_outlives_the_service),
         test("service_when_passed_on_something_else_says_what_it_wants", wrong_socket),
@@ -32,16 +37,23 @@ fn main() -> ExitCode {
 struct Pair {
     client: Peer,
     server: Peer,
+    pids: [u32; 2],
     c: usize,
     s: usize,
 }
 
 impl Pair {
     fn new(host: &Path) -> Self {
-        let [mut client, mut server] = [0, 1].map(|_| Peer::start(&Setup::with_host(host)));
+        let [client, server] = [0, 1].map(|_| Peer::start(&Setup::with_host(host)));
+        let pids = [client.pid(), server.pid()];
+        Self::of(client, server, pids)
+    }
+
+    /// Between two that see the same loopback device, and have these process ids here.
+    fn of(mut client: Peer, mut server: Peer, pids: [u32; 2]) -> Self {
         let address = server.listen(Kind::Shm, [127, 0, 0, 1]);
         let (c, s) = connect(&mut client, Kind::Shm, &mut server, address);
-        let mut pair = Self { client, server, c, s };
+        let mut pair = Self { client, server, pids, c, s };
         pair.upgraded();
         pair
     }
@@ -72,7 +84,7 @@ impl Pair {
     fn is(&self, row: &Value) -> bool {
         let mut pids: Vec<_> = row["ends"].as_array().into_iter().flatten().map(|end| end["pid"].as_u64()).collect();
         pids.sort_unstable();
-        let mut mine = [self.client.pid(), self.server.pid()].map(|pid| Some(u64::from(pid)));
+        let mut mine = self.pids.map(|pid| Some(u64::from(pid)));
         mine.sort_unstable();
         row["state"] == "established" && pids == mine
     }
@@ -97,8 +109,31 @@ fn tables_are_whole_again() {
 }
 
 fn blocks_are_taken_over() {
-    let mut host = HostProcess::start();
-    let mut pair = Pair::new(host.socket());
+    let host = HostProcess::start();
+    let pair = Pair::new(host.socket());
+    taken_over(host, pair);
+}
+
+fn of_other_users_are_taken_over() {
+    let host = HostProcess::start();
+    let directory = host.socket().parent().expect("a directory");
+    set_permissions(directory, Permissions::from_mode(0o755)).expect("it is ours");
+    let mount = format!("{}:/run/shmbc", directory.display());
+    let image = Image::of(&program("shmbc-peer"));
+    let start = |name: &str, user: &str, network: &str| {
+        let arguments = ["--user", user, "--network", network, "--volume", &mount];
+        let mut peer = Peer::start_by(&mut image.run(name, &arguments));
+        // Who answers runs.
+        peer.listen(Kind::Tcp, [127, 0, 0, 1]);
+        let pid = docker(&["inspect", "--format", "{{.State.Pid}}", &image.name(name)]);
+        (peer, pid.parse().expect("its process id"))
+    };
+    let (client, c) = start("client", "65534", "none");
+    let (server, s) = start("server", "1000", &format!("container:{}", image.name("client")));
+    taken_over(host, Pair::of(client, server, [c, s]));
+}
+
+fn taken_over(mut host: HostProcess, mut pair: Pair) {
     pair.talk(1000);
     host.kill();
     host.restart();

@@ -73,7 +73,10 @@ fn fitting() {
         (&socket, "SocketMode=0666".into()),
         (&service, "Type=notify".into()),
         (&service, "ExecStart=/usr/bin/shmbc-host run".into()),
-        (&service, "CapabilityBoundingSet=CAP_SYS_PTRACE CAP_CHECKPOINT_RESTORE CAP_SYS_NICE".into()),
+        (
+            &service,
+            "CapabilityBoundingSet=CAP_SYS_PTRACE CAP_CHECKPOINT_RESTORE CAP_DAC_READ_SEARCH CAP_SYS_NICE".into(),
+        ),
     ] {
         assert!(unit.lines().any(|have| have == line), "{line} is missing in\n{unit}");
     }

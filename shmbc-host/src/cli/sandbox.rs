@@ -28,8 +28,10 @@ pub(super) enum Sandbox {
 }
 
 /// What is kept, where it is there at the start: `SECURITY.md` says for what.
-const KEPT: CapabilitySet =
-    CapabilitySet::SYS_PTRACE.union(CapabilitySet::CHECKPOINT_RESTORE).union(CapabilitySet::SYS_NICE);
+const KEPT: CapabilitySet = CapabilitySet::SYS_PTRACE
+    .union(CapabilitySet::CHECKPOINT_RESTORE)
+    .union(CapabilitySet::DAC_READ_SEARCH)
+    .union(CapabilitySet::SYS_NICE);
 
 /// Calls that no part of this service makes; a client that took it over would.
 const FORBIDDEN: &[libc::c_long] = &[
@@ -149,6 +151,11 @@ fn drop_capabilities() -> io::Result<()> {
                 CapabilitySet::CHECKPOINT_RESTORE,
                 "CAP_CHECKPOINT_RESTORE",
                 "after a restart, connections that an earlier service granted are listed without figures",
+            ),
+            (
+                CapabilitySet::DAC_READ_SEARCH,
+                "CAP_DAC_READ_SEARCH",
+                "after a restart, connections of other users' programs are listed without figures",
             ),
         ] {
             if !kept.contains(capability) {
