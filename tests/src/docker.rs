@@ -14,24 +14,48 @@ pub fn docker(arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
-/// An image of a program and the libraries that it is linked to, as `/program`; removed when dropped, with what was run of it.
+/// An image of programs and the libraries that they are linked to; removed when dropped, with what was run of it.
 #[derive(Debug)]
 pub struct Image(String);
 
 impl Image {
-    /// Makes one, named after this process.
+    /// Makes one of a program, as `/program`. There is one in a process.
     ///
     /// # Panics
     ///
     /// When it cannot be made.
     pub fn of(program: &Path) -> Self {
+        Self::with(&[("program", program)], &[])
+    }
+
+    /// Makes one of programs, each at the top under this name, with lines of a Dockerfile that say what is run.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be made.
+    pub fn with(programs: &[(&str, &Path)], dockerfile: &[&str]) -> Self {
         let name = format!("shmbc-test-{}", std::process::id());
-        let import = "set -e; d=$(mktemp -d); trap 'rm -rf $d' EXIT; cp -L \"$0\" $d/program; \
-                      for f in $(ldd \"$0\" | grep -o '/[^ ]*'); do mkdir -p $d$(dirname $f); cp -L $f $d$f; done; \
-                      tar -C $d -c . | docker import - \"$1\"";
-        let made = Command::new("sh").args(["-c", import]).arg(program).arg(&name).output().expect("sh");
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let directory = tempfile::tempdir().expect("a directory");
+        for (file, program) in programs {
+            let copy = "set -e; cp -L \"$0\" \"$1/$2\"; \
+                        for f in $(ldd \"$0\" | grep -o '/[^ ]*'); do mkdir -p $1$(dirname $f); cp -L $f $1$f; done";
+            let copied = Command::new("sh").args(["-c", copy]).arg(program).arg(directory.path()).arg(file).output();
+            let copied = copied.expect("sh");
+            assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
+        }
+        let archive = directory.path().with_extension("tar");
+        let tar = Command::new("tar").arg("-C").arg(directory.path()).arg("-cf").arg(&archive).arg(".").status();
+        assert!(tar.expect("tar").success());
+        let changes = dockerfile.iter().flat_map(|line| ["--change", line]);
+        let archived = archive.to_str().expect("a plain path");
+        docker(&["import"].into_iter().chain(changes).chain([archived, &name]).collect::<Vec<_>>());
+        std::fs::remove_file(&archive).expect("it is ours");
         Self(name)
+    }
+
+    /// What it is called.
+    pub fn tag(&self) -> &str {
+        &self.0
     }
 
     /// What a container or network of this test is called.

@@ -8,8 +8,12 @@ use k8s_openapi::api::core::v1::{Namespace, Service, ServiceAccount};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use shmbc_tests::host::connections;
+use shmbc_tests::peer::connect;
 use shmbc_tests::process::program;
-use shmbc_tests::{Need, suite, test};
+use shmbc_tests::script::{self, Answer, Kind};
+use shmbc_tests::sockets::wait_until;
+use shmbc_tests::{Image, Need, Peer, Setup, docker, suite, test};
 
 fn main() -> ExitCode {
     suite(vec![
@@ -17,6 +21,10 @@ fn main() -> ExitCode {
         test("manifest_when_a_key_is_mistyped_is_noticed", mistyped),
         test("host_service_when_run_by_kubernetes_has_what_it_needs_and_no_more", daemon_set),
         test("compose_files_when_read_by_compose_are_right", compose)
+            .needs(Need::Other("docker-compose", || there("docker-compose"))),
+        test("host_service_when_brought_up_by_compose_serves_this_machine", composed)
+            .needs(Need::Docker)
+            .needs(Need::Root)
             .needs(Need::Other("docker-compose", || there("docker-compose"))),
         test("package_when_unpacked_has_programs_that_run_and_what_they_need", package)
             .needs(Need::Other("dpkg-deb", || there("dpkg-deb"))),
@@ -118,6 +126,76 @@ fn compose() {
         let read = read.expect("docker-compose");
         assert!(read.status.success(), "{name}: {}", String::from_utf8_lossy(&read.stderr));
     }
+}
+
+/// What `docker-compose up` has started; taken down when dropped.
+struct Project {
+    name: String,
+    file: PathBuf,
+}
+
+impl Project {
+    fn compose(&self, arguments: &[&str]) -> std::process::Output {
+        let mut command = Command::new("docker-compose");
+        command.args(["--project-name", &self.name, "--file"]).arg(&self.file).args(arguments);
+        command.output().expect("docker-compose")
+    }
+
+    fn done(&self, arguments: &[&str]) {
+        let output = self.compose(arguments);
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+    }
+}
+
+impl Drop for Project {
+    fn drop(&mut self) {
+        let _ = self.compose(&["down", "--timeout", "5"]);
+    }
+}
+
+fn composed() {
+    let dockerfile = std::fs::read_to_string(root().join("shmbc-host/Dockerfile")).expect("the Dockerfile");
+    let runs: Vec<_> =
+        dockerfile.lines().filter(|line| line.starts_with("ENTRYPOINT") || line.starts_with("CMD")).collect();
+    let programs = [("shmbc-host", program("shmbc-host-under-test")), ("shmbc", program("shmbc-under-test"))];
+    let image = Image::with(&programs.each_ref().map(|(name, path)| (*name, path.as_path())), &runs);
+
+    // The file as it is shipped, but for the image, the directory of the machine, and a limit that not every engine may raise.
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut text = std::fs::read_to_string(root().join("packaging/compose.yml")).expect("the file");
+    let shipped = format!("image: shmbc-host:{}", env!("CARGO_PKG_VERSION"));
+    for (from, to) in [
+        (&*shipped, format!("image: {}", image.tag())),
+        ("- /run/shmbc:/run/shmbc", format!("- {}:/run/shmbc", directory.path().display())),
+        ("nofile: 1048576", "nofile: 1024".into()),
+    ] {
+        assert_eq!(text.matches(from).count(), 1, "{from}");
+        text = text.replace(from, &to);
+    }
+    let project = Project { name: image.name("compose"), file: directory.path().join("compose.yml") };
+    std::fs::write(&project.file, text).expect("write it");
+    project.done(&["up", "--detach"]);
+    let id = String::from_utf8(project.compose(&["ps", "--quiet"]).stdout).expect("text").trim().to_owned();
+    let inspect = |what: &str| docker(&["inspect", "--format", what, &id]);
+    wait_until("it is healthy", || inspect("{{.State.Health.Status}}") == "healthy");
+
+    let socket = directory.path().join("host.sock");
+    let [mut client, mut server] = [0, 1].map(|_| Peer::start(&Setup::with_host(&socket)));
+    let address = server.listen(Kind::Shm, [127, 0, 0, 1]);
+    let (c, s) = connect(&mut client, Kind::Shm, &mut server, address);
+    client.tell(&script::Command::Upgraded(c));
+    server.tell(&script::Command::Upgraded(s));
+    for end in [&mut client, &mut server] {
+        assert_eq!(end.answer(), Answer::Text("upgraded".into()));
+    }
+    let listed = || connections(&socket).iter().any(|row| row["state"] == "established");
+    assert!(listed());
+    // The command that the documentation gives; by Docker's socket it knows its own name.
+    let doctor = project.compose(&["exec", "-T", "shmbc-host", "/shmbc", "doctor"]);
+    let said = String::from_utf8_lossy(&doctor.stdout);
+    assert!(doctor.status.success() && said.contains(&project.name), "{doctor:?}");
+    project.done(&["restart", "--timeout", "5"]);
+    wait_until("the next one knows the connection", listed);
 }
 
 fn package() {
