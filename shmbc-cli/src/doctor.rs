@@ -14,7 +14,7 @@ use clap::Args;
 use serde::Serialize;
 use shmbc_tokio::Config;
 
-use crate::list::Socket;
+use crate::list::{Socket, no_color, print_json};
 
 pub(crate) const HELP: &str = "\
 Run it where the program runs: on the host, or in its container (docker exec CONTAINER /shmbc doctor).
@@ -109,7 +109,7 @@ pub(crate) fn run(doctor: &Doctor) -> Result<ExitCode, String> {
     }
     let worst = findings.iter().map(|finding| finding.verdict).max();
     if doctor.json {
-        crate::print_text(&serde_json::to_string(&findings).map_err(|e| e.to_string())?)?;
+        print_json(&findings)?;
     } else {
         print(&findings)?;
     }
@@ -117,7 +117,7 @@ pub(crate) fn run(doctor: &Doctor) -> Result<ExitCode, String> {
 }
 
 fn print(findings: &[Finding]) -> Result<(), String> {
-    let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let colours = std::io::stdout().is_terminal() && !no_color();
     let width = findings.iter().map(|finding| finding.check.len()).max().unwrap_or(0);
     let mut lines = Vec::new();
     for Finding { check, verdict, found, fix } in findings {

@@ -66,7 +66,12 @@ pub(crate) fn print_table(
     crate::print_text(&lines.join("\n"))
 }
 
-/// Prints a table for programs: one array in one line.
-pub(crate) fn print_json<T: Serialize>(rows: &[T]) -> Result<(), String> {
-    crate::print_text(&serde_json::to_string(rows).map_err(|e| e.to_string())?)
+/// Prints something for programs, in one line.
+pub(crate) fn print_json(what: &(impl Serialize + ?Sized)) -> Result<(), String> {
+    crate::print_text(&serde_json::to_string(what).map_err(|e| e.to_string())?)
+}
+
+/// Whether a person wants no colours, by the variable `NO_COLOR`. An empty one counts as unset.
+pub(crate) fn no_color() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }

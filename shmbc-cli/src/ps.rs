@@ -8,6 +8,7 @@ use serde::Serialize;
 use shmbc::control::message::ContainerRow;
 
 use crate::list::{List, print_json, print_table};
+use crate::rows::{is_meant, short};
 
 pub(crate) const HELP: &str = "\
 Examples:
@@ -28,7 +29,7 @@ pub(crate) fn run(ps: &Ps) -> Result<(), String> {
     let mut rows = ps.list.client()?.containers().map_err(|e| e.to_string())?;
     if let Some(wanted) = &ps.container {
         let all = rows.len();
-        rows.retain(|row| row.name == *wanted || (!wanted.is_empty() && row.id.starts_with(wanted)));
+        rows.retain(|row| is_meant(wanted, Some(&row.id), Some(&row.name)));
         if rows.is_empty() {
             return Err(format!("no container {wanted:?} among the {all} that the host service knows: see `shmbc ps`"));
         }
@@ -47,7 +48,7 @@ pub(crate) fn run(ps: &Ps) -> Result<(), String> {
             let addresses: Vec<_> = row.networks.iter().flat_map(|n| &n.addresses).map(IpAddr::to_string).collect();
             let ports: Vec<_> = row.listening.iter().map(|address| address.port().to_string()).collect();
             vec![
-                short(&row.id),
+                short(&row.id).to_owned(),
                 row.name.clone(),
                 row.state.clone(),
                 row.image.clone(),
@@ -59,10 +60,6 @@ pub(crate) fn run(ps: &Ps) -> Result<(), String> {
         }),
         &[],
     )
-}
-
-fn short(id: &str) -> String {
-    id.get(..12).unwrap_or(id).to_owned()
 }
 
 fn or_dash(text: String) -> String {

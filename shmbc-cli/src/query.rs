@@ -13,6 +13,9 @@ use shmbc::control::client::{Client, socket_path};
 use shmbc::control::socket::DEFAULT_PATH;
 use shmbc_tokio::{Config, Locality, Path, Reason, ShmStream};
 
+use crate::list::print_json;
+use crate::rows::short;
+
 /// How long the host service may take to send the first part of its table, once it has answered a greeting.
 const TABLE: Duration = Duration::from_secs(5);
 
@@ -156,7 +159,7 @@ async fn ask(query: &Query, silent: Option<(String, Reason)>) -> Result<ExitCode
     }
     let answer = Answer { asked: &query.address, addresses: places, connected };
     if query.json {
-        crate::print_text(&serde_json::to_string(&answer).map_err(|e| e.to_string())?)?;
+        print_json(&answer)?;
     } else {
         answer.print()?;
     }
@@ -192,7 +195,7 @@ impl Place {
     fn words(&self) -> String {
         let host = match (&self.container, &self.container_id) {
             (Some(name), _) if !name.is_empty() => format!("this host, container {name}"),
-            (_, Some(id)) => format!("this host, container {}", id.get(..12).unwrap_or(id)),
+            (_, Some(id)) => format!("this host, container {}", short(id)),
             _ => "this host, in no container that is known".to_owned(),
         };
         match self.place {

@@ -27,9 +27,19 @@ pub(crate) fn path_words(row: &ConnectionRow) -> (&'static str, Option<String>) 
     }
 }
 
+/// As much of a container's id as people read.
+pub(crate) fn short(id: &str) -> &str {
+    id.get(..12).unwrap_or(id)
+}
+
+/// Whether a person who says `wanted` means the container of this id: its name, or the beginning of the id.
+pub(crate) fn is_meant(wanted: &str, id: Option<&str>, name: Option<&str>) -> bool {
+    name == Some(wanted) || (!wanted.is_empty() && id.is_some_and(|id| id.starts_with(wanted)))
+}
+
 /// The container of an end, or where it is else.
 pub(crate) fn place(end: &EndRow) -> String {
-    let unnamed = || end.container_id.as_ref().map(|id| id.chars().take(12).collect());
+    let unnamed = || end.container_id.as_deref().map(|id| short(id).to_owned());
     end.container.clone().filter(|name| !name.is_empty()).or_else(unnamed).unwrap_or_else(|| "(host)".into())
 }
 
@@ -111,10 +121,11 @@ impl Rates {
     }
 }
 
-fn per_second(bytes: u64, passed: Duration) -> u64 {
+/// So many in this time, as a rate.
+pub(crate) fn per_second(n: u64, passed: Duration) -> u64 {
     match passed.as_secs_f64() {
         0.0 => 0,
-        seconds => (bytes as f64 / seconds) as u64,
+        seconds => (n as f64 / seconds) as u64,
     }
 }
 

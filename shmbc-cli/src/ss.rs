@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use shmbc::control::message::{ConnectionRow, ConnectionState, EndRow, Status};
+use shmbc::link::Path;
 
 use crate::list::{List, print_json, print_table};
-use crate::rows::{Rates, age, bytes, path_words, percent, place, process, rate, seconds};
+use crate::rows::{Rates, age, bytes, is_meant, path, path_words, percent, place, process, rate, seconds};
 
 pub(crate) const HELP: &str = "\
 Each connection takes two lines, one for each end: what it has sent since the switch, how fast (--rate), and how full the
@@ -125,15 +126,15 @@ impl Ss {
     fn wants(&self, row: &ConnectionRow) -> bool {
         let any = |wanted: &dyn Fn(&EndRow) -> bool| row.ends.iter().any(wanted);
         let state = self.state.is_empty() || self.state.contains(&State::of(row.state));
-        let path = self.path.is_none_or(|path| match path_words(row).0 {
-            "shared memory" => path == OnPath::SharedMemory,
-            "TCP" => path == OnPath::Tcp,
-            _ => false,
+        let path = self.path.is_none_or(|wanted| match path(row) {
+            Some(Path::SharedMemory) => wanted == OnPath::SharedMemory,
+            Some(Path::Tcp(_)) => wanted == OnPath::Tcp,
+            None => false,
         });
-        let container = self.container.as_ref().is_none_or(|wanted| {
-            let of_id = |id: &String| !wanted.is_empty() && id.starts_with(wanted);
-            any(&|end| end.container.as_ref() == Some(wanted) || end.container_id.as_ref().is_some_and(of_id))
-        });
+        let container = self
+            .container
+            .as_ref()
+            .is_none_or(|wanted| any(&|end| is_meant(wanted, end.container_id.as_deref(), end.container.as_deref())));
         let pid = self.pid.is_none_or(|pid| any(&|end| end.pid == pid));
         let port = self.port.is_none_or(|port| any(&|end| end.local.port() == port || end.peer.port() == port));
         state && path && container && pid && port
@@ -240,7 +241,7 @@ impl Summary {
 
     fn print(&self, json: bool) -> Result<(), String> {
         if json {
-            return crate::print_text(&serde_json::to_string(self).map_err(|e| e.to_string())?);
+            return print_json(self);
         }
         let mut lines = vec![format!("{} connections, {} through shared memory", self.connections, bytes(self.bytes))];
         for (title, counts) in [
@@ -298,10 +299,10 @@ struct EndJson<'a> {
 
 impl<'a> ConnectionJson<'a> {
     fn of(row: &'a ConnectionRow, rate: Option<[u64; 2]>) -> Self {
-        let (path, reason) = match path_words(row) {
-            ("shared memory", _) => (Some("shared-memory"), None),
-            ("TCP", reason) => (Some("tcp"), reason),
-            _ => (None, None),
+        let (path, reason) = match path(row) {
+            Some(Path::SharedMemory) => (Some("shared-memory"), None),
+            Some(Path::Tcp(reason)) => (Some("tcp"), Some(reason.to_string())),
+            None => (None, None),
         };
         let end = |end: &'a EndRow| EndJson {
             local: end.local,

@@ -18,7 +18,7 @@ use shmbc::control::client::Client;
 use shmbc::control::message::{ConnectionRow, Status};
 
 use self::model::{Model, Sort};
-use crate::list::Socket;
+use crate::list::{Socket, no_color};
 
 pub(crate) const HELP: &str = "\
 Keys:
@@ -107,7 +107,7 @@ fn keep_looking(mut client: Option<Client>, socket: &Socket, interval: Duration,
 
 fn live(mut terminal: ratatui::DefaultTerminal, mut model: Model, looks: &Receiver<Look>) -> Result<(), String> {
     let failed = |e: std::io::Error| format!("the terminal cannot be used: {e}");
-    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let plain = no_color();
     loop {
         terminal
             .draw(|frame| {
@@ -170,7 +170,7 @@ fn picture(model: &Model, top: &Top) -> Result<(), String> {
     let (columns, lines) = top.size;
     let mut terminal = Terminal::new(TestBackend::new(columns, lines)).map_err(|e| e.to_string())?;
     terminal.draw(|frame| screen::draw(frame, model)).map_err(|e| e.to_string())?;
-    let colours = top.color || (std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none());
+    let colours = top.color || (std::io::stdout().is_terminal() && !no_color());
     crate::print_text(&screen::text(terminal.backend().buffer(), colours))
 }
 

@@ -3,10 +3,9 @@
 mod common;
 
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::time::Instant;
+use std::process::{Command, Output, Stdio};
 
-use common::WATCHDOG;
+use common::Running;
 
 fn host(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_shmbc-host"));
@@ -28,31 +27,10 @@ fn fails(mut command: Command, code: i32) -> String {
     stderr
 }
 
-struct Running(Child);
-
-impl Running {
-    fn start(socket: &Path) -> Self {
-        let path = socket.to_str().unwrap();
-        let child = host(&["run", "--socket", path, "--docker", "off"]).stderr(Stdio::null()).spawn().unwrap();
-        let running = Self(child);
-        let begun = Instant::now();
-        while !host(&["healthcheck", "--socket", path]).output().unwrap().status.success() {
-            assert!(begun.elapsed() < WATCHDOG, "the service never answers");
-        }
-        running
-    }
-
-    fn stop(mut self, signal: nix::sys::signal::Signal) -> Option<i32> {
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.0.id() as i32), signal).unwrap();
-        self.0.wait().unwrap().code()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+/// The service, once it answers at this socket.
+fn start(socket: &Path) -> Running {
+    let arguments = ["run", "--socket", socket.to_str().unwrap(), "--docker", "off"];
+    Running::answers(host(&arguments).stderr(Stdio::null()).spawn().unwrap(), socket)
 }
 
 #[test]
@@ -61,17 +39,17 @@ fn service_when_told_to_stop_ends_cleanly_and_removes_its_socket() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("made/host.sock");
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
-        let running = Running::start(&socket);
+        let running = start(&socket);
         assert_eq!(running.stop(signal), Some(0));
         assert!(!socket.exists());
     }
     // A service that was killed leaves its file; the next one replaces it.
-    let running = Running::start(&socket);
+    let running = start(&socket);
     running.stop(Signal::SIGKILL);
     assert!(socket.exists());
     let path = socket.to_str().unwrap();
     assert!(!host(&["healthcheck", "--socket", path]).output().unwrap().status.success());
-    let running = Running::start(&socket);
+    let running = start(&socket);
 
     let second = fails(host(&["run", "--socket", path, "--docker", "off", "--log", "error"]), 1);
     assert!(second.contains("already running") && second.lines().count() == 1, "{second}");
@@ -179,11 +157,7 @@ fn service_when_it_may_open_few_descriptors_starts_all_the_same() {
     let path = socket.to_str().unwrap();
     let script = format!("ulimit -n 30; exec {} run --docker off --socket {path}", env!("CARGO_BIN_EXE_shmbc-host"));
     let child = Command::new("sh").args(["-c", &script]).env("SHMBC_LOG", "error").spawn().unwrap();
-    let mut running = Running(child);
-    let begun = Instant::now();
-    while !host(&["healthcheck", "--socket", path]).output().unwrap().status.success() {
-        assert!(begun.elapsed() < WATCHDOG && running.0.try_wait().unwrap().is_none(), "the service never answers");
-    }
+    drop(Running::answers(child, &socket));
 }
 
 #[test]
@@ -208,16 +182,13 @@ async fn refusal_when_a_flood_of_them_comes_is_explained_in_few_lines() {
     let path = socket.to_str().unwrap();
     let mut child = host(&["run", "--docker", "off", "--socket", path]).spawn().unwrap();
     let mut log = child.stderr.take().unwrap();
-    let begun = Instant::now();
-    while !host(&["healthcheck", "--socket", path]).output().unwrap().status.success() {
-        assert!(begun.elapsed() < WATCHDOG, "the service never answers");
-    }
+    let running = Running::answers(child, &socket);
     let client = common::Client::greeted(&socket).await;
     for id in 1..200 {
         client.offer_as(id, -1, "127.0.0.1:1".parse().unwrap(), "127.0.0.1:2".parse().unwrap());
         client.refused(id).await;
     }
-    assert_eq!(Running(child).stop(nix::sys::signal::Signal::SIGTERM), Some(0));
+    assert_eq!(running.stop(nix::sys::signal::Signal::SIGTERM), Some(0));
     let mut said = String::new();
     log.read_to_string(&mut said).unwrap();
     let lines: Vec<_> = said.lines().filter(|line| line.contains("a connection stays on TCP: ")).collect();

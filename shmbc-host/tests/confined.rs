@@ -3,58 +3,37 @@
 mod common;
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::Instant;
+use std::process::{Command, Stdio};
 
-use common::WATCHDOG;
+use common::Running;
 
-struct Running(Child);
-
-impl Running {
-    fn start(socket: &Path, sandbox: &str) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_shmbc-host"));
-        command.args(["run", "--docker", "off", "--log", "error", "--sandbox", sandbox, "--socket"]).arg(socket);
-        let mut running = Self(command.env_remove("SHMBC_HOST").stdout(Stdio::null()).spawn().unwrap());
-        let begun = Instant::now();
-        while shmbc::control::client::Client::connect(socket).is_err() {
-            assert!(running.0.try_wait().unwrap().is_none() && begun.elapsed() < WATCHDOG, "it never answers");
-        }
-        running
-    }
-
-    /// A field of each of its threads.
-    fn status(&self, field: &str) -> Vec<String> {
-        let threads = std::fs::read_dir(format!("/proc/{}/task", self.0.id())).unwrap();
-        threads
-            .map(|thread| {
-                let status = std::fs::read_to_string(thread.unwrap().path().join("status")).unwrap();
-                let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-                line.unwrap_or_else(|| panic!("no {field} in {status}")).trim().to_owned()
-            })
-            .collect()
-    }
-
-    fn all(&self, field: &str, wanted: &str) {
-        let threads = self.status(field);
-        assert!(threads.len() > 1 && threads.iter().all(|value| value == wanted), "{field}: {threads:?}");
-    }
+/// The service, once it answers at this socket.
+fn start(socket: &Path, sandbox: &str) -> Running {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_shmbc-host"));
+    command.args(["run", "--docker", "off", "--log", "error", "--sandbox", sandbox, "--socket"]).arg(socket);
+    Running::answers(command.env_remove("SHMBC_HOST").stdout(Stdio::null()).spawn().unwrap(), socket)
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+/// A field of each of its threads is this.
+fn all(running: &Running, field: &str, wanted: &str) {
+    let threads = std::fs::read_dir(format!("/proc/{}/task", running.0.id())).unwrap();
+    let values = threads.map(|thread| {
+        let status = std::fs::read_to_string(thread.unwrap().path().join("status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        line.unwrap_or_else(|| panic!("no {field} in {status}")).trim().to_owned()
+    });
+    let values: Vec<_> = values.collect();
+    assert!(values.len() > 1 && values.iter().all(|value| value == wanted), "{field}: {values:?}");
 }
 
 #[test]
 fn service_when_it_runs_has_no_more_rights_than_it_needs_in_any_thread() {
     let directory = tempfile::tempdir().unwrap();
-    let running = Running::start(&directory.path().join("host.sock"), "auto");
-    running.all("NoNewPrivs", "1");
-    running.all("Seccomp", "2");
-    running.all("CapInh", "0000000000000000");
-    running.all("CapAmb", "0000000000000000");
+    let running = start(&directory.path().join("host.sock"), "auto");
+    all(&running, "NoNewPrivs", "1");
+    all(&running, "Seccomp", "2");
+    all(&running, "CapInh", "0000000000000000");
+    all(&running, "CapAmb", "0000000000000000");
     let mine = std::fs::read_to_string("/proc/self/status").unwrap();
     let mine = |field: &str| {
         let line = mine.lines().find_map(|line| line.strip_prefix(field)).unwrap().trim();
@@ -63,20 +42,20 @@ fn service_when_it_runs_has_no_more_rights_than_it_needs_in_any_thread() {
     // CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE, CAP_SYS_NICE and CAP_CHECKPOINT_RESTORE, as far as this test itself has them.
     const KEPT: u64 = 1 << 2 | 1 << 19 | 1 << 23 | 1 << 40;
     let kept = KEPT & mine("CapPrm:");
-    running.all("CapEff", &format!("{kept:016x}"));
-    running.all("CapPrm", &format!("{kept:016x}"));
+    all(&running, "CapEff", &format!("{kept:016x}"));
+    all(&running, "CapPrm", &format!("{kept:016x}"));
     const SETPCAP: u64 = 1 << 8;
     if mine("CapEff:") & SETPCAP != 0 {
-        running.all("CapBnd", &format!("{:016x}", KEPT & mine("CapBnd:")));
+        all(&running, "CapBnd", &format!("{:016x}", KEPT & mine("CapBnd:")));
     }
 }
 
 #[test]
 fn service_when_told_not_to_confine_itself_does_not() {
     let directory = tempfile::tempdir().unwrap();
-    let running = Running::start(&directory.path().join("host.sock"), "off");
+    let running = start(&directory.path().join("host.sock"), "off");
     let mine = std::fs::read_to_string("/proc/self/status").unwrap();
     let field = |name: &str| mine.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
-    running.all("Seccomp", &field("Seccomp:"));
-    running.all("NoNewPrivs", &field("NoNewPrivs:"));
+    all(&running, "Seccomp", &field("Seccomp:"));
+    all(&running, "NoNewPrivs", &field("NoNewPrivs:"));
 }

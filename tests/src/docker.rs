@@ -36,20 +36,20 @@ impl Image {
     pub fn with(programs: &[(&str, &Path)], dockerfile: &[&str]) -> Self {
         let name = format!("shmbc-test-{}", std::process::id());
         let directory = tempfile::tempdir().expect("a directory");
+        let (root, archive) = (directory.path().join("root"), directory.path().join("image.tar"));
+        std::fs::create_dir(&root).expect("a directory");
         for (file, program) in programs {
             let copy = "set -e; cp -L \"$0\" \"$1/$2\"; \
                         for f in $(ldd \"$0\" | grep -o '/[^ ]*'); do mkdir -p $1$(dirname $f); cp -L $f $1$f; done";
-            let copied = Command::new("sh").args(["-c", copy]).arg(program).arg(directory.path()).arg(file).output();
+            let copied = Command::new("sh").args(["-c", copy]).arg(program).arg(&root).arg(file).output();
             let copied = copied.expect("sh");
             assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
         }
-        let archive = directory.path().with_extension("tar");
-        let tar = Command::new("tar").arg("-C").arg(directory.path()).arg("-cf").arg(&archive).arg(".").status();
+        let tar = Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(&archive).arg(".").status();
         assert!(tar.expect("tar").success());
         let changes = dockerfile.iter().flat_map(|line| ["--change", line]);
         let archived = archive.to_str().expect("a plain path");
         docker(&["import"].into_iter().chain(changes).chain([archived, &name]).collect::<Vec<_>>());
-        std::fs::remove_file(&archive).expect("it is ours");
         Self(name)
     }
 

@@ -194,3 +194,17 @@ pub fn connect(client: &mut Peer, client_kind: Kind, server: &mut Peer, address:
     client.tell(&Command::Connect(client_kind, address));
     (client.stream(), server.stream())
 }
+
+/// Has both ends of a connection upgraded: what each says of it, the client's first.
+///
+/// # Panics
+///
+/// When one has something else to say.
+pub fn upgraded(client: &mut Peer, c: usize, server: &mut Peer, s: usize) -> [String; 2] {
+    client.tell(&Command::Upgraded(c));
+    let of_server = server.text(&Command::Upgraded(s));
+    match client.answer() {
+        Answer::Text(of_client) => [of_client, of_server],
+        other => panic!("upgraded: {other:?}"),
+    }
+}

@@ -10,9 +10,9 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use shmbc_tests::peer::connect;
+use shmbc_tests::peer::{connect, upgraded};
 use shmbc_tests::process::fd_targets;
-use shmbc_tests::script::{Answer, Command, Kind, Move, Moved, TO_THE_END};
+use shmbc_tests::script::{Command, Kind, Move, Moved, TO_THE_END};
 use shmbc_tests::sockets::{eventually, wait_until};
 use shmbc_tests::{HostProcess, Peer, Setup, suite, test};
 
@@ -61,9 +61,7 @@ impl Pair {
         let address = server.listen(kind, Ipv4Addr::LOCALHOST);
         let (c, s) = connect(&mut client, kind, &mut server, address);
         if kind == Kind::Shm && upgrade {
-            client.tell(&Command::Upgraded(c));
-            assert_eq!(server.text(&Command::Upgraded(s)), "upgraded");
-            assert_eq!(client.answer(), Answer::Text("upgraded".into()));
+            assert_eq!(upgraded(&mut client, c, &mut server, s), ["upgraded"; 2]);
         }
         if victim_connects {
             Self { victim: client, survivor: server, v: c, s }

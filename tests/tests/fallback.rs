@@ -9,7 +9,7 @@ use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bin
 use rustix::event::PollFlags;
 use shmbc::control::message::{Identity, PROTOCOL, Refusal, ToClient, ToHost};
 use shmbc::control::socket::{receive, send};
-use shmbc_tests::peer::connect;
+use shmbc_tests::peer::{connect, upgraded};
 use shmbc_tests::script::{Answer, Command, Kind, Move, Moved, TO_THE_END};
 use shmbc_tests::sockets::{wait_for, wait_until};
 use shmbc_tests::{HostProcess, Need, NetNs, Peer, Setup, suite, test};
@@ -82,12 +82,7 @@ impl Conversation {
     }
 
     fn upgraded(&mut self) -> (String, String) {
-        self.client.tell(&Command::Upgraded(self.c));
-        let server = self.server.text(&Command::Upgraded(self.s));
-        match self.client.answer() {
-            Answer::Text(client) => (client, server),
-            other => panic!("{other:?}"),
-        }
+        upgraded(&mut self.client, self.c, &mut self.server, self.s).into()
     }
 
     /// Talks in every way and closes, where both ends stay on TCP for `reason`.

@@ -5,8 +5,8 @@
 
 use std::process::ExitCode;
 
-use shmbc_tests::peer::connect;
-use shmbc_tests::script::{Answer, Command, Kind, Move};
+use shmbc_tests::peer::{connect, upgraded};
+use shmbc_tests::script::{Kind, Move};
 use shmbc_tests::{HostProcess, Need, Peer, Setup, suite, test};
 
 const SETTING: &str = "/sys/kernel/mm/transparent_hugepage/shmem_enabled";
@@ -39,11 +39,7 @@ fn huge_kib(arguments: &[&str]) -> usize {
     let (mut client, mut server) = (Peer::start(&setup), Peer::start(&setup));
     let address = server.listen(Kind::Shm, [127, 0, 0, 1]);
     let (c, s) = connect(&mut client, Kind::Shm, &mut server, address);
-    client.tell(&Command::Upgraded(c));
-    server.tell(&Command::Upgraded(s));
-    for peer in [&mut client, &mut server] {
-        assert_eq!(peer.answer(), Answer::Text("upgraded".into()));
-    }
+    assert_eq!(upgraded(&mut client, c, &mut server, s), ["upgraded"; 2]);
     // More than fits beside the header in the first huge page, and nobody reads meanwhile: small traffic stays there.
     let bytes = 3 << 20;
     assert_eq!(client.moves(c, Move { write: bytes, ..Move::default() }).wrote, bytes);

@@ -21,9 +21,9 @@ use shmbc::control::socket;
 use shmbc::layout::{Direction, Sizes};
 use shmbc::sys::Node;
 use shmbc_tests::host::hello;
-use shmbc_tests::peer::connect;
+use shmbc_tests::peer::{connect, upgraded};
 use shmbc_tests::raw::{self, SharedMap};
-use shmbc_tests::script::{Answer, Command, Kind, Move};
+use shmbc_tests::script::{Command, Kind, Move};
 use shmbc_tests::sockets::{wait_for, wait_until};
 use shmbc_tests::{HostProcess, Need, Pattern, Peer, Setup, suite, test};
 
@@ -224,11 +224,7 @@ impl Scene {
     fn honest(&mut self) -> (Peer, [usize; 2], usize) {
         let mut client = Peer::start(&Setup::with_host(self.host.socket()));
         let (c, s) = connect(&mut client, Kind::Shm, &mut self.server, self.address);
-        client.tell(&Command::Upgraded(c));
-        self.server.tell(&Command::Upgraded(s));
-        for peer in [&mut client, &mut self.server] {
-            assert_eq!(peer.answer(), Answer::Text("upgraded".into()));
-        }
+        assert_eq!(upgraded(&mut client, c, &mut self.server, s), ["upgraded"; 2]);
         let step = Move { write: MUCH, read: MUCH, ..Move::default() };
         client.tell(&Command::Move(c, step));
         self.server.tell(&Command::Move(s, step));

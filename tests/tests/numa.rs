@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use shmbc::block::{Block, Pages};
 use shmbc::layout::{Direction, HEADER, Sizes, own_pieces, place};
 use shmbc::sys::Node;
-use shmbc_tests::peer::connect;
+use shmbc_tests::peer::{connect, upgraded};
 use shmbc_tests::process::program;
 use shmbc_tests::raw::{SharedMap, page_nodes};
 use shmbc_tests::script::{Command, Kind, Move};
@@ -82,14 +82,8 @@ impl Ends {
         let [client, server] = &mut peers;
         let address = server.listen(Kind::Shm, [127, 0, 0, 1]);
         let (c, s) = connect(client, Kind::Shm, server, address);
-        let mut ends = Self { host, peers, streams: [c, s] };
-        for side in 0..2 {
-            ends.peers[side].tell(&Command::Upgraded(ends.streams[side]));
-        }
-        for side in 0..2 {
-            assert_eq!(format!("{:?}", ends.peers[side].answer()), r#"Text("upgraded")"#);
-        }
-        ends
+        assert_eq!(upgraded(client, c, server, s), ["upgraded"; 2]);
+        Self { host, peers, streams: [c, s] }
     }
 
     /// Moves more than a ring both ways.

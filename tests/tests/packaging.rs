@@ -9,9 +9,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use shmbc_tests::host::connections;
-use shmbc_tests::peer::connect;
+use shmbc_tests::peer::{connect, upgraded};
 use shmbc_tests::process::program;
-use shmbc_tests::script::{self, Answer, Kind};
+use shmbc_tests::script::Kind;
 use shmbc_tests::sockets::wait_until;
 use shmbc_tests::{Image, Need, Peer, Setup, docker, suite, test};
 
@@ -183,11 +183,7 @@ fn composed() {
     let [mut client, mut server] = [0, 1].map(|_| Peer::start(&Setup::with_host(&socket)));
     let address = server.listen(Kind::Shm, [127, 0, 0, 1]);
     let (c, s) = connect(&mut client, Kind::Shm, &mut server, address);
-    client.tell(&script::Command::Upgraded(c));
-    server.tell(&script::Command::Upgraded(s));
-    for end in [&mut client, &mut server] {
-        assert_eq!(end.answer(), Answer::Text("upgraded".into()));
-    }
+    assert_eq!(upgraded(&mut client, c, &mut server, s), ["upgraded"; 2]);
     let listed = || connections(&socket).iter().any(|row| row["state"] == "established");
     assert!(listed());
     // The command that the documentation gives; by Docker's socket it knows its own name.

@@ -4,9 +4,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 
 use nix::sys::signal::{Signal, kill};
-use shmbc_tests::peer::connect;
+use shmbc_tests::peer::{self, connect};
 use shmbc_tests::process::program;
-use shmbc_tests::script::{Answer, Command, Kind};
+use shmbc_tests::script::{Command, Kind};
 use shmbc_tests::sockets::wait_until;
 use shmbc_tests::{HostProcess, Image, Need, Peer, Setup, docker, suite, test};
 
@@ -51,10 +51,9 @@ impl Scene {
 fn upgraded(client: &mut Peer, server: &mut Peer, ip: std::net::IpAddr) -> String {
     let address = server.listen(Kind::Shm, Ipv4Addr::UNSPECIFIED);
     let (c, s) = connect(client, Kind::Shm, server, SocketAddr::new(ip, address.port()));
-    client.tell(&Command::Upgraded(c));
-    let said = server.text(&Command::Upgraded(s));
-    assert_eq!(client.answer(), Answer::Text(said.clone()), "both ends are told the same");
-    said
+    let [of_client, of_server] = peer::upgraded(client, c, server, s);
+    assert_eq!(of_client, of_server, "both ends are told the same");
+    of_server
 }
 
 const UPGRADED: &str = "upgraded";

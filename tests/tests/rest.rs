@@ -3,7 +3,7 @@
 use std::os::linux::fs::MetadataExt;
 use std::process::ExitCode;
 
-use shmbc_tests::peer::connect;
+use shmbc_tests::peer::{connect, upgraded};
 use shmbc_tests::script::{Command, Kind, Move};
 use shmbc_tests::sockets::wait_until;
 use shmbc_tests::{HostProcess, Peer, Setup, suite, test};
@@ -29,10 +29,7 @@ fn keeps_two_pages() {
     let [mut client, mut server] = [0, 1].map(|_| Peer::start(&Setup::with_host(host.socket())));
     let address = server.listen(Kind::Shm, [127, 0, 0, 1]);
     let (c, s) = connect(&mut client, Kind::Shm, &mut server, address);
-    for (peer, stream) in [(&mut client, c), (&mut server, s)] {
-        peer.tell(&Command::Upgraded(stream));
-    }
-    assert_eq!([client.answer(), server.answer()].map(|answer| format!("{answer:?}")), [r#"Text("upgraded")"#; 2]);
+    assert_eq!(upgraded(&mut client, c, &mut server, s), ["upgraded"; 2]);
     let burst = Move { write: BURST, read: BURST, ..Move::default() };
     for _ in 0..2 {
         client.tell(&Command::Move(c, burst));

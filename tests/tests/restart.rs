@@ -13,10 +13,10 @@ use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
 use serde_json::Value;
 use shmbc_tests::host::{connections, hello};
-use shmbc_tests::peer::connect;
+use shmbc_tests::peer::{connect, upgraded};
 use shmbc_tests::process::program;
 use shmbc_tests::raw::dies_with_us;
-use shmbc_tests::script::{Answer, Command, Kind, Move};
+use shmbc_tests::script::{Command, Kind, Move};
 use shmbc_tests::sockets::wait_until;
 use shmbc_tests::{HostProcess, Image, Need, Peer, Setup, docker, suite, test};
 
@@ -59,10 +59,7 @@ impl Pair {
     }
 
     fn upgraded(&mut self) {
-        self.client.tell(&Command::Upgraded(self.c));
-        self.server.tell(&Command::Upgraded(self.s));
-        let upgraded = Answer::Text("upgraded".into());
-        assert_eq!([self.client.answer(), self.server.answer()], [upgraded.clone(), upgraded]);
+        assert_eq!(upgraded(&mut self.client, self.c, &mut self.server, self.s), ["upgraded"; 2]);
     }
 
     /// Moves so many bytes each way.

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Instant;
 
 use shmbc::control::message::{ConnectionRow, ConnectionState, Status};
+use shmbc::link::Path;
 
-use crate::rows::{Rates, path_words, percent, place, process};
+use crate::rows::{Rates, path, path_words, per_second, percent, place, process};
 
 /// Looks of which rates are remembered, for the small curves.
 pub(super) const HISTORY: usize = 24;
@@ -79,8 +80,7 @@ impl Model {
         }
         self.rates.look(&rows, at);
         let since = |old: u64, new: u64| {
-            let passed = self.looked.map(|looked| at.saturating_duration_since(looked).as_secs_f64());
-            passed.filter(|passed| *passed > 0.0).map_or(0, |passed| (new.saturating_sub(old) as f64 / passed) as u64)
+            self.looked.map_or(0, |looked| per_second(new.saturating_sub(old), at.saturating_duration_since(looked)))
         };
         let refused = |status: &Status| status.refusals.iter().map(|(_, n)| n).sum::<u64>();
         if let Some(before) = &self.status {
@@ -91,8 +91,9 @@ impl Model {
         let total = rows.iter().filter_map(|row| self.rates.of(row)).flatten().fold(0, u64::saturating_add);
         remember(&mut self.total, total);
         self.listeners = rows.iter().filter(|row| row.state == ConnectionState::Listening).count();
-        let on = |path| rows.iter().filter(|row| path_words(row).0 == path).count() as u64;
-        self.paths = [on("shared memory"), on("TCP")];
+        let paths: Vec<_> = rows.iter().filter_map(path).collect();
+        let shared = paths.iter().filter(|path| **path == Path::SharedMemory).count();
+        self.paths = [shared, paths.len() - shared].map(|n| n as u64);
         self.status = Some(status);
         self.rows = rows;
         let mut histories = HashMap::new();

@@ -76,25 +76,23 @@ pub(super) struct Log {
 #[derive(Clone, Debug)]
 struct Given<T>(Option<T>);
 
-fn given<T: FromStr<Err: Display>>(text: &str) -> Result<Given<T>, String> {
-    if text.is_empty() {
-        return Ok(Given(None));
+impl<T> Given<T> {
+    fn by(text: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Result<Self, String> {
+        let value = if text.is_empty() { None } else { Some(parse(text)?) };
+        Ok(Self(value))
     }
-    text.parse().map(|value| Given(Some(value))).map_err(|e: T::Err| e.to_string())
+}
+
+fn given<T: FromStr<Err: Display>>(text: &str) -> Result<Given<T>, String> {
+    Given::by(text, |text| text.parse().map_err(|e: T::Err| e.to_string()))
 }
 
 fn log_format(text: &str) -> Result<Given<LogFormat>, String> {
-    if text.is_empty() {
-        return Ok(Given(None));
-    }
-    LogFormat::from_str(text, false).map(|format| Given(Some(format))).map_err(|_| "it is text or json".into())
+    Given::by(text, |text| LogFormat::from_str(text, false).map_err(|_| "it is text or json".into()))
 }
 
 fn bytes(text: &str) -> Result<Given<u64>, String> {
-    if text.is_empty() {
-        return Ok(Given(None));
-    }
-    size::parse(text).map(|bytes| Given(Some(bytes)))
+    Given::by(text, size::parse)
 }
 
 fn path() -> impl TypedValueParser<Value = Given<PathBuf>> {

@@ -86,12 +86,12 @@ impl State {
         }
     }
 
-    /// A row for each listening socket.
     /// Containers and the addresses at which their programs listen.
     pub(super) fn listening(&self) -> impl Iterator<Item = (&str, SocketAddr)> {
         self.listeners.values().filter_map(|listener| Some((listener.client.container.as_deref()?, listener.local)))
     }
 
+    /// A row for each listening socket.
     pub(super) fn listener_rows(&self, now: Instant) -> Vec<ConnectionRow> {
         let mut seen = std::collections::HashSet::new();
         let listeners = self.listeners.values().filter(|listener| listener.socket.is_none_or(|n| seen.insert(n)));

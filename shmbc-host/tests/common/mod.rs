@@ -11,8 +11,11 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::time::Duration;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use shmbc::control::message::*;
 use shmbc::control::socket;
@@ -20,6 +23,36 @@ use shmbc_host::{Counts, Docker, Host, HostConfig};
 
 /// Longer than anything takes; a test that runs into it has failed.
 pub const WATCHDOG: Duration = Duration::from_secs(30);
+
+/// The program, killed when dropped.
+pub struct Running(pub Child);
+
+impl Running {
+    /// Waits until it answers at this socket.
+    pub fn answers(child: Child, socket: &Path) -> Self {
+        let mut running = Self(child);
+        let begun = Instant::now();
+        let asked =
+            || Command::new(env!("CARGO_BIN_EXE_shmbc-host")).args(["healthcheck", "--socket"]).arg(socket).output();
+        while !asked().unwrap().status.success() {
+            let ended = running.0.try_wait().unwrap();
+            assert!(begun.elapsed() < WATCHDOG && ended.is_none(), "the service never answers: {ended:?}");
+        }
+        running
+    }
+
+    pub fn stop(mut self, signal: Signal) -> Option<i32> {
+        kill(Pid::from_raw(self.0.id().cast_signed()), signal).unwrap();
+        self.0.wait().unwrap().code()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
 
 pub struct Service {
     pub host: Host,
