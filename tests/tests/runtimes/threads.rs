@@ -143,11 +143,11 @@ fn read_when_another_thread_sleeps_in_one_keeps_its_own_time() {
         let sleeper = a.try_clone().unwrap();
         let (begun, has_begun) = mpsc::channel();
         let sleeping = thread::spawn(move || {
-            begun.send(()).unwrap();
+            begun.send(gettid()).unwrap();
             (&sleeper).read(&mut [0; 1]).unwrap()
         });
-        has_begun.recv().unwrap();
-        // Whether the other sleeps already or not.
+        // A read that begins later may take its time from what is set below.
+        asleep(has_begun.recv().unwrap());
         for _ in 0..20 {
             a.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
             let late = a.peek(&mut [0; 1]).unwrap_err();
@@ -158,11 +158,8 @@ fn read_when_another_thread_sleeps_in_one_keeps_its_own_time() {
         a.set_nonblocking(true).unwrap();
         assert_eq!(a.peek(&mut [0; 1]).unwrap_err().kind(), ErrorKind::WouldBlock);
         a.set_nonblocking(false).unwrap();
-        while !sleeping.is_finished() {
-            (&b).write_all(b"x").unwrap();
-            thread::yield_now();
-        }
-        let _ = sleeping.join();
+        (&b).write_all(b"x").unwrap();
+        assert_eq!(sleeping.join().unwrap(), 1);
     });
 }
 
