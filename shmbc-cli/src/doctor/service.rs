@@ -106,6 +106,8 @@ fn refused(reason: &str, n: u64) -> Finding {
         "declined" => "look at the programs' descriptor limits and memory: `shmbc ss --state refused`",
         "not-ready" => "a program was stopped or starved: look at its cgroup's cpu.stat",
         "tampered" => "do not trust one of the programs, and use the same release for both",
+        "guarded" => "start the program as the user that it is to be: docker run --user, User= of its unit",
+        "other-owner" => "the program is to make its sockets after it has become the user that it is to be",
         _ => "nothing: the connection or the service was about to end",
     };
     let verdict = match reason {
@@ -133,6 +135,8 @@ mod tests {
             Refusal::Declined(Decline::OutOfResources),
             Refusal::NotReady,
             Refusal::Tampered,
+            Refusal::Guarded,
+            Refusal::OtherOwner,
         ];
         for refusal in all {
             let finding = refused(refusal.name(), 3);

@@ -400,6 +400,10 @@ pub enum Refusal {
     NotReady,
     /// One of the ends changed the block before it was sealed.
     Tampered,
+    /// The kernel protects the process from others of its own user, so it is not certain whose session this is.
+    Guarded,
+    /// The socket was made by another user than the process runs as.
+    OtherOwner,
 }
 
 impl Refusal {
@@ -417,6 +421,8 @@ impl Refusal {
             Self::Draining => "draining",
             Self::NotReady => "not-ready",
             Self::Tampered => "tampered",
+            Self::Guarded => "guarded",
+            Self::OtherOwner => "other-owner",
         }
     }
 }
@@ -435,6 +441,8 @@ impl fmt::Display for Refusal {
             Self::Draining => f.write_str("the host service is shutting down"),
             Self::NotReady => f.write_str("one of the ends did not map its block in time"),
             Self::Tampered => f.write_str("one of the ends changed the block before it was in use"),
+            Self::Guarded => f.write_str("this process has, or has had, other rights than its user's other processes"),
+            Self::OtherOwner => f.write_str("this socket was made by another user than its process runs as"),
         }
     }
 }
@@ -463,6 +471,10 @@ impl Refusal {
             Self::Tampered => {
                 "do not trust the other program: it changed memory that it had no reason to touch; use the same release for both"
             }
+            Self::Guarded => {
+                "start it as the user that it is to be (docker run --user, User= of its unit) instead of letting it change by itself"
+            }
+            Self::OtherOwner => "let the program make its sockets after it has become the user that it is to be",
         })
     }
 }
