@@ -15,6 +15,7 @@ use std::sync::Arc;
 use nix::sys::socket::{getsockopt, sockopt};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::credentials::Credentials;
 use crate::quota::ClientKey;
 
 /// Most addresses taken from one client's network namespace.
@@ -35,6 +36,8 @@ pub(crate) struct Client {
     /// It is in a container, even if one whose id is not to be trusted.
     pub(crate) contained: bool,
     pub(crate) key: ClientKey,
+    /// What it may do, when its session began.
+    pub(crate) credentials: Credentials,
 }
 
 /// Why a client is not served.
@@ -70,6 +73,7 @@ impl Client {
         };
         let cgroups = std::fs::read_to_string(format!("/proc/{}/cgroup", credentials.pid()));
         let process = process_name(credentials.pid());
+        let rights = Credentials::of(credentials.pid());
         if has_exited(pidfd.as_fd()) {
             return Err(Unknown::Exited);
         }
@@ -95,7 +99,19 @@ impl Client {
             container,
             contained,
             key,
+            credentials: rights.map_err(failed("reading what the client may do"))?,
         })
+    }
+
+    /// Whether its process still is who it was when the session began.
+    pub(crate) fn is_unchanged(&self) -> bool {
+        Credentials::of(self.pid).is_ok_and(|now| now == self.credentials) && !self.has_exited()
+    }
+
+    /// Whether its process has, or has had, other rights than its user's other processes: then it is not certain that it began
+    /// this session as what it is now.
+    pub(crate) fn is_guarded(&self) -> bool {
+        !self.credentials.are_plain(self.uid, self.gid)
     }
 
     /// Whether its process has exited.

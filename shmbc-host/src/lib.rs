@@ -31,6 +31,7 @@
 mod broker;
 pub mod cli;
 mod config;
+mod credentials;
 mod docker;
 mod host;
 mod hub;

@@ -61,6 +61,8 @@ pub(crate) struct Proof {
     pub(crate) peer: SocketAddr,
     pub(crate) scope: Scope,
     pub(crate) socket: Option<u64>,
+    /// The user who made the socket, where the host has seen it.
+    pub(crate) owner: Option<u32>,
     /// The host could not look, and believes.
     pub(crate) believed: bool,
 }
@@ -119,7 +121,7 @@ fn socket(
             if !own.is_housemate(client) {
                 return Err(NotProven::NotPermitted(client.uid));
             }
-            return Ok(Proof { local, peer, scope: Scope::Unproven, socket: None, believed: true });
+            return Ok(Proof { local, peer, scope: Scope::Unproven, socket: None, owner: None, believed: true });
         }
         Err(other) => return Err(NotProven::Failed(other)),
     };
@@ -155,7 +157,9 @@ fn look_at_tcp(copy: &OwnedFd, peer: SocketAddr) -> Option<Proof> {
     let local = SocketAddr::try_from(rustix::net::getsockname(copy).ok()?).ok()?;
     let scope = kernel::netns_cookie(copy.as_fd()).map_or(Scope::Unproven, Scope::Netns);
     let socket = sockopt::socket_cookie(copy).ok();
-    Some(Proof { local: plain(local), peer: plain(peer), scope, socket, believed: false })
+    // Of a socket the kernel knows this by itself.
+    let owner = rustix::fs::fstat(copy).ok().map(|stat| stat.st_uid);
+    Some(Proof { local: plain(local), peer: plain(peer), scope, socket, owner, believed: false })
 }
 
 #[cfg(test)]

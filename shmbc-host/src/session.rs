@@ -61,6 +61,8 @@ enum End {
     Overflow,
     #[error("looking at a socket of the client's took more than {PROOF_TIMEOUT:?}")]
     SlowProof,
+    #[error("the client's process is no longer who it was when the session began")]
+    Changed,
     #[error(transparent)]
     Io(#[from] io::Error),
 }
@@ -77,6 +79,7 @@ impl End {
             Self::Descriptors => "descriptors",
             Self::Overflow => "does-not-read",
             Self::SlowProof => "slow-proof",
+            Self::Changed => "changed",
         }
     }
 }
@@ -258,12 +261,20 @@ impl Session {
     }
 
     async fn offer(&self, offer: Offer) -> Result<(), End> {
+        if self.client.is_guarded() {
+            self.hub.refuse(self.id, &self.client, &offer, Refusal::Guarded);
+            return Ok(());
+        }
         if let Err(refusal) = self.hub.begin_proof(&self.client) {
             self.hub.refuse(self.id, &self.client, &offer, refusal);
             return Ok(());
         }
         let claimed = offer.clone();
         match self.look(move |client, own| prove::prove(client, &claimed, own)).await? {
+            // What the process made as somebody else, or was given, is not the session's.
+            Ok(proof) if proof.owner.is_some_and(|owner| owner != self.client.uid) => {
+                self.hub.refuse(self.id, &self.client, &offer, Refusal::OtherOwner);
+            }
             Ok(proof) => self.hub.offer(self.id, &self.client, &offer, proof),
             Err(why) => {
                 // Once per process at most would be too little: each is about another connection.
@@ -322,7 +333,8 @@ impl Session {
         }
     }
 
-    /// Looks at a socket of the client's, on a thread that may wait. Follows a `begin_proof`.
+    /// Looks at a socket of the client's, on a thread that may wait. Follows a `begin_proof`. What was seen counts only if the
+    /// process is who it was afterwards.
     async fn look<T: Send + 'static>(
         &self,
         look: impl FnOnce(&Client, &prove::Own) -> T + Send + 'static,
@@ -334,6 +346,9 @@ impl Session {
             seen
         });
         let seen = tokio::time::timeout(PROOF_TIMEOUT, looking).await.map_err(|_| End::SlowProof)?;
+        if !self.client.is_unchanged() {
+            return Err(End::Changed);
+        }
         Ok(seen.map_err(io::Error::other)?)
     }
 

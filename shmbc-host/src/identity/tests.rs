@@ -17,6 +17,7 @@ impl Client {
             container: container.map(str::to_owned),
             contained: container.is_some(),
             key,
+            credentials: Credentials::default(),
         })
     }
 }
