@@ -7,19 +7,19 @@
 //! The container is the outermost one in the process's cgroup path. A process can make cgroups below its own, never above, so
 //! a name further down proves nothing. Called by the server for each accepted socket.
 
+mod addresses;
+
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use nix::sys::socket::{getsockopt, sockopt};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+pub(crate) use self::addresses::of_host as host_addresses;
 use crate::credentials::Credentials;
 use crate::quota::ClientKey;
-
-/// Most addresses taken from one client's network namespace.
-const MAX_ADDRESSES: usize = 64;
 
 /// A client process.
 #[derive(Debug)]
@@ -131,12 +131,8 @@ impl Client {
 
     /// The addresses of its network namespace.
     pub(crate) fn addresses(&self) -> Vec<IpAddr> {
-        let mut addresses = namespace_addresses(self.pid);
-        if self.has_exited() {
-            return Vec::new();
-        }
-        addresses.truncate(MAX_ADDRESSES);
-        addresses
+        let addresses = addresses::of_client(self.pid);
+        if self.has_exited() { Vec::new() } else { addresses }
     }
 }
 
@@ -222,38 +218,6 @@ fn process_name(pid: i32) -> Arc<str> {
     let name = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
     let name = String::from_utf8_lossy(name.strip_suffix(b"\n").unwrap_or(&name)).into_owned();
     Arc::from(name.replace(char::is_control, "?"))
-}
-
-/// The addresses of a process's network namespace, as `/proc/PID/net` shows them to everybody.
-pub(crate) fn namespace_addresses(pid: i32) -> Vec<IpAddr> {
-    let read = |file| std::fs::read_to_string(format!("/proc/{pid}/net/{file}")).unwrap_or_default();
-    let mut addresses = v4_addresses(&read("fib_trie"));
-    addresses.extend(v6_addresses(&read("if_inet6")));
-    addresses
-}
-
-/// In the routing tree each address stands on a line of its own, followed by `/32 host LOCAL` if it is ours.
-fn v4_addresses(fib_trie: &str) -> Vec<IpAddr> {
-    let mut addresses: Vec<IpAddr> = Vec::new();
-    let mut last: Option<Ipv4Addr> = None;
-    for line in fib_trie.lines().map(str::trim) {
-        if let Some(address) = line.strip_prefix("|-- ") {
-            last = address.parse().ok();
-        } else if line == "/32 host LOCAL"
-            && let Some(ip) = last
-            && !addresses.contains(&ip.into())
-        {
-            addresses.push(ip.into());
-        }
-    }
-    addresses
-}
-
-/// Each line begins with the address in 32 hexadecimal digits.
-fn v6_addresses(if_inet6: &str) -> Vec<IpAddr> {
-    let first = if_inet6.lines().filter_map(|line| line.split_whitespace().next());
-    let parsed = first.filter(|hex| hex.len() == 32).filter_map(|hex| u128::from_str_radix(hex, 16).ok());
-    parsed.map(|bits| IpAddr::V6(Ipv6Addr::from_bits(bits))).collect()
 }
 
 #[cfg(test)]

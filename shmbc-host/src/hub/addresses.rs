@@ -99,7 +99,7 @@ impl Hub {
     /// The host's own addresses: those of the service's network namespace, and of the machine's first process if that is
     /// another one (the service runs in a container).
     pub(crate) fn learn_own(&self) {
-        let mut addresses: Vec<IpAddr> = crate::identity::namespace_addresses(1);
+        let mut addresses: Vec<IpAddr> = crate::identity::host_addresses();
         if let Ok(interfaces) = nix::ifaddrs::getifaddrs() {
             addresses.extend(interfaces.filter_map(|interface| {
                 let address = interface.address?;
