@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Runs the docker command and gives what it printed.
 ///
@@ -19,7 +20,7 @@ pub fn docker(arguments: &[&str]) -> String {
 pub struct Image(String);
 
 impl Image {
-    /// Makes one of a program, as `/program`. There is one in a process.
+    /// Makes one of a program, as `/program`.
     ///
     /// # Panics
     ///
@@ -34,7 +35,8 @@ impl Image {
     ///
     /// When it cannot be made.
     pub fn with(programs: &[(&str, &Path)], dockerfile: &[&str]) -> Self {
-        let name = format!("shmbc-test-{}", std::process::id());
+        static MADE: AtomicU32 = AtomicU32::new(0);
+        let name = format!("shmbc-test-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
         let directory = tempfile::tempdir().expect("a directory");
         let (root, archive) = (directory.path().join("root"), directory.path().join("image.tar"));
         std::fs::create_dir(&root).expect("a directory");
