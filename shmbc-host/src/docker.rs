@@ -250,6 +250,7 @@ fn container(answer: models::ContainerInspectResponse) -> Option<Container> {
         image: config.image.unwrap_or_default(),
         mounts: mounts.collect(),
         exposed: config.exposed_ports.unwrap_or_default().iter().filter_map(|port| tcp(port)).collect(),
+        pid: state.pid.and_then(|pid| pid.try_into().ok()).unwrap_or_default(),
         state: state.status.map_or_else(String::new, |status| status.to_string()),
         labels: config.labels.unwrap_or_default().into_iter().collect(),
         networks: networks.collect(),

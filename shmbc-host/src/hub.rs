@@ -20,7 +20,9 @@ use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::histogram::Histogram;
 use shmbc::block::{self, Block, DirectionStats};
-use shmbc::control::message::{Decline, End as EndName, Grant, Identity, Offer, OfferId, Pages, Refusal, ToClient};
+use shmbc::control::message::{
+    ContainerIdentity, Decline, End as EndName, Grant, Identity, Offer, OfferId, Pages, Refusal, ToClient,
+};
 use shmbc::doorbell;
 use shmbc::layout::{Direction, Sizes};
 use shmbc::link::SwitchToken;
@@ -535,7 +537,10 @@ impl State {
 
 fn identity(containers: &Containers, client: &Client) -> Identity {
     Identity {
-        container: client.container.as_deref().map(|id| containers.identity(id)),
+        container: match client.container.as_deref() {
+            Some(id) => Some(containers.identity(id)),
+            None => client.contained.then(ContainerIdentity::default),
+        },
         pid: client.pid,
         uid: client.uid,
         gid: client.gid,

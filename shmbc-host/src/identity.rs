@@ -4,10 +4,12 @@
 //! again is noticed: what is read under `/proc/PID` counts only if the pidfd still says "running" afterwards. Older
 //! kernels: `pidfd_open` of the process id in `SO_PEERCRED`, right after accepting.
 //!
-//! The container is the outermost one in the process's cgroup path. A process can make cgroups below its own, never above, so
-//! a name further down proves nothing. Called by the server for each accepted socket.
+//! Which container it is in, `place` concludes from its cgroup and Docker's word; that it is in none takes proof, too
+//! (`namespaces`). What is neither is an unknown container, with least rights. Called by the server for each accepted socket.
 
 mod addresses;
+pub(crate) mod namespaces;
+pub(crate) mod place;
 
 use std::io;
 use std::net::IpAddr;
@@ -18,6 +20,8 @@ use nix::sys::socket::{getsockopt, sockopt};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 pub(crate) use self::addresses::of_host as host_addresses;
+use self::namespaces::Namespaces;
+use self::place::{BadCgroup, Claim, Place, place};
 use crate::credentials::Credentials;
 use crate::quota::ClientKey;
 
@@ -31,11 +35,14 @@ pub(crate) struct Client {
     pub(crate) process: Arc<str>,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
-    /// Its container's id.
+    /// Its container's id, once that is certain ([`Client::recognise`]).
     pub(crate) container: Option<String>,
-    /// It is in a container, even if one whose id is not to be trusted.
+    /// It is in a container, or in something that is not known to be none.
     pub(crate) contained: bool,
     pub(crate) key: ClientKey,
+    /// The container that its cgroup names.
+    pub(crate) claim: Option<Claim>,
+    namespaces: Option<Namespaces>,
     /// What it may do, when its session began.
     pub(crate) credentials: Credentials,
 }
@@ -74,33 +81,46 @@ impl Client {
         let cgroups = std::fs::read_to_string(format!("/proc/{}/cgroup", credentials.pid()));
         let process = process_name(credentials.pid());
         let rights = Credentials::of(credentials.pid());
+        let namespaces = Namespaces::of(credentials.pid());
         if has_exited(pidfd.as_fd()) {
             return Err(Unknown::Exited);
         }
-        let place = place(&cgroups.map_err(failed("reading the client's cgroup"))?).map_err(|bad| match bad {
+        let cgroups = cgroups.map_err(failed("reading the client's cgroup"))?;
+        let place = place(&cgroups).map_err(|bad| match bad {
             BadCgroup::Removed => Unknown::Removed(credentials.pid()),
             BadCgroup::Contradiction => Unknown::Contradiction(credentials.pid()),
         })?;
-        let container = match &place {
-            Place::Container(id) => Some(id.clone()),
-            Place::Outside | Place::Delegated => None,
-        };
-        let key = match &container {
-            Some(id) => ClientKey::Container(Arc::from(id.as_str())),
-            None => ClientKey::Uid(credentials.uid()),
-        };
-        let contained = place != Place::Outside;
+        let machine = Namespaces::of_the_machine();
+        let contained = place != Place::Outside || namespaces.is_none() || namespaces != machine;
+        let uid = namespaces::owner(credentials.pid()).unwrap_or_else(|| credentials.uid());
+        let key = if contained { ClientKey::Unknown(uid) } else { ClientKey::Uid(uid) };
+        let claim = Claim::of(&place, &cgroups).filter(|claim| !claim.is_homemade());
         Ok(Self {
             pidfd,
             pid: credentials.pid(),
             process,
             uid: credentials.uid(),
             gid: credentials.gid(),
-            container,
+            container: None,
             contained,
             key,
+            claim,
+            namespaces,
             credentials: rights.map_err(failed("reading what the client may do"))?,
         })
+    }
+
+    /// The container that its cgroup names is the one that it is in.
+    pub(crate) fn recognise(&mut self) {
+        if let Some(claim) = self.claim.take() {
+            self.key = ClientKey::Container(Arc::from(claim.id.as_str()));
+            self.container = Some(claim.id);
+        }
+    }
+
+    /// Whether it is in these namespaces.
+    pub(crate) fn is_in(&self, namespaces: &Namespaces) -> bool {
+        self.namespaces.as_ref() == Some(namespaces)
     }
 
     /// Whether its process still is who it was when the session began.
@@ -140,77 +160,6 @@ fn has_exited(pidfd: BorrowedFd<'_>) -> bool {
     let mut fds = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     !matches!(poll(&mut fds, Some(&now)), Ok(0))
-}
-
-/// Where a process runs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// In no container.
-    Outside,
-    /// In the container with this id, of 64 hexadecimal digits.
-    Container(String),
-    /// In something named like a container, but below a cgroup that an ordinary user may shape as he likes.
-    Delegated,
-}
-
-/// A cgroup file from which nothing can be concluded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum BadCgroup {
-    /// The cgroup is gone; its name may be somebody else's by now.
-    Removed,
-    /// Its lines name different containers.
-    Contradiction,
-}
-
-/// Concludes from the text of `/proc/PID/cgroup`.
-pub(crate) fn place(cgroups: &str) -> Result<Place, BadCgroup> {
-    let mut found = Place::Outside;
-    // hierarchy-ID:controllers:path; the path may contain colons.
-    for path in cgroups.lines().filter_map(|line| line.splitn(3, ':').nth(2)) {
-        if path.ends_with(" (deleted)") {
-            return Err(BadCgroup::Removed);
-        }
-        match (&found, place_of_path(path)) {
-            // A machine may keep some controllers outside of the container's cgroup.
-            (_, Place::Outside) => {}
-            (Place::Outside, place) => found = place,
-            (one, other) if *one == other => {}
-            _ => return Err(BadCgroup::Contradiction),
-        }
-    }
-    Ok(found)
-}
-
-fn place_of_path(path: &str) -> Place {
-    let mut delegated = false;
-    let mut parent = "";
-    for name in path.split('/').filter(|name| !name.is_empty()) {
-        if let Some(id) = container_id(parent, name) {
-            return if delegated { Place::Delegated } else { Place::Container(id.to_owned()) };
-        }
-        delegated |= name == "user.slice" || name.starts_with("user@");
-        parent = name;
-    }
-    Place::Outside
-}
-
-/// The id in one component of a path, if it names a container.
-fn container_id<'a>(parent: &str, name: &'a str) -> Option<&'a str> {
-    // Managed by Docker itself, or by Kubernetes' cgroupfs driver: the bare id. Seen from a cgroup namespace that is
-    // the container of this service, the siblings stand right behind the way up.
-    let bare = matches!(parent, "docker" | "..") || parent.starts_with("pod") || parent == "libpod_parent";
-    if bare && is_id(name) {
-        return Some(name);
-    }
-    let stem = name.strip_suffix(".scope").unwrap_or(name);
-    ["docker-", "libpod-", "cri-containerd-", "crio-"]
-        .iter()
-        .find_map(|prefix| stem.strip_prefix(prefix))
-        .filter(|id| is_id(id))
-}
-
-fn is_id(text: &str) -> bool {
-    text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
 /// The name of a process, fit to be printed.

@@ -1,7 +1,7 @@
-//! The only unsafe of this crate: socket options that no library wraps yet, and registering a descriptor with tokio.
+//! The only unsafe of this crate: socket options and questions to namespaces that no library wraps yet, and registering a descriptor with tokio.
 //!
 //! Called by the server (listener), the sessions, and the proof. Knows nothing of what the descriptors mean.
-#![allow(unsafe_code, reason = "three system calls and a registration without a safe wrapper")]
+#![allow(unsafe_code, reason = "system calls and a registration without a safe wrapper")]
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -60,6 +60,39 @@ pub(crate) fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
         libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_NETNS_COOKIE, (&raw mut cookie).cast(), &raw mut len)
     };
     if done == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
+
+/// `NS_GET_PARENT` of `ioctl_nsfs(2)`: `_IO(0xb7, 0x2)`.
+const NS_GET_PARENT: libc::Ioctl = 0xb702;
+
+/// `NS_GET_OWNER_UID`: `_IO(0xb7, 0x4)`.
+const NS_GET_OWNER_UID: libc::Ioctl = 0xb704;
+
+/// The user namespace around this one.
+///
+/// # Errors
+///
+/// `EPERM` for one that this process cannot see.
+pub(crate) fn parent_of_namespace(namespace: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // SAFETY: takes no argument; the descriptor is borrowed for the call.
+    let parent = unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_PARENT) };
+    if parent < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(parent) })
+}
+
+/// The user who made this user namespace.
+///
+/// # Errors
+///
+/// `EINVAL` for a namespace of another kind.
+pub(crate) fn owner_of_namespace(namespace: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut uid: libc::uid_t = 0;
+    // SAFETY: the kernel writes one `uid_t`, which outlives the call.
+    let done = unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_OWNER_UID, &raw mut uid) };
+    if done == 0 { Ok(uid) } else { Err(io::Error::last_os_error()) }
 }
 
 /// The descriptors that whoever started this process has passed on (`sd_listen_fds(3)`): 3, 4, ... Only the first call has them.

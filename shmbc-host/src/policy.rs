@@ -53,7 +53,12 @@ pub struct Rule {
 
 impl Rule {
     fn matches(&self, key: &ClientKey, container: Option<&Container>) -> bool {
-        let uid = self.uid.is_none_or(|uid| *key == ClientKey::Uid(uid));
+        let uid = self.uid.is_none_or(|uid| match key {
+            ClientKey::Uid(its) => *its == uid,
+            // What is allowed outside of containers is not meant for what may be one; what is forbidden is.
+            ClientKey::Unknown(its) => *its == uid && self.accelerate != Some(true),
+            ClientKey::Container(_) => false,
+        });
         let name = self.container.as_ref().is_none_or(|name| container.is_some_and(|c| name.matches(&c.name)));
         let label = self.label.as_ref().is_none_or(|label| container.is_some_and(|c| has_label(c, label)));
         uid && name && label
@@ -228,7 +233,7 @@ impl<'a> Side<'a> {
         if let Some(peers) = peers
             && !among(peers, other.container.map_or("", |c| &c.name))
         {
-            let with = other.container.map_or_else(|| "a process outside of containers".into(), |c| cut(&c.name));
+            let with = other.container.map_or_else(|| "a process in no known container".into(), |c| cut(&c.name));
             return Err(format!("go over to shared memory with {} only, not with {with}", list(peers)));
         }
         if let Some(networks) = networks
@@ -251,6 +256,7 @@ fn who(key: &ClientKey, containers: &Containers) -> String {
         (_, Some(container)) => format!("container {}", cut(&container.name)),
         (ClientKey::Container(id), None) => format!("container {}", id.get(..12).unwrap_or(id)),
         (ClientKey::Uid(uid), None) => format!("uid {uid} outside of containers"),
+        (ClientKey::Unknown(uid), None) => format!("an unknown container of uid {uid}"),
     }
 }
 

@@ -15,7 +15,9 @@ use rustix::net::{AddressFamily, SocketType, ipproto, sockopt};
 use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 use shmbc::control::message::{Listening, Offer};
 
-use crate::identity::{Client, Place, place};
+use crate::identity::Client;
+use crate::identity::namespaces::Namespaces;
+use crate::identity::place::{Place, place};
 use crate::kernel;
 use crate::table::connections::Scope;
 use crate::twin::plain;
@@ -25,6 +27,7 @@ use crate::twin::plain;
 pub(crate) struct Own {
     pub(crate) uid: u32,
     pub(crate) container: Option<String>,
+    pub(crate) namespaces: Option<Namespaces>,
     pub(crate) scope: Scope,
 }
 
@@ -41,16 +44,20 @@ impl Own {
         Self {
             uid: rustix::process::geteuid().as_raw(),
             container,
+            namespaces: Namespaces::own(),
             scope: cookie.map_or(Scope::Unproven, Scope::Netns),
         }
     }
 }
 
 impl Own {
-    /// Whether a client is of the same user, and in the same container if the host is in one, else in none.
+    /// Whether a client is of the same user, and in the same container or in the very same namespaces.
     pub(crate) fn is_housemate(&self, client: &Client) -> bool {
-        let place = client.container == self.container && (self.container.is_some() || !client.contained);
-        place && client.uid == self.uid
+        let together = match &client.container {
+            Some(_) => client.container == self.container,
+            None => self.namespaces.as_ref().is_some_and(|own| client.is_in(own)),
+        };
+        together && client.uid == self.uid
     }
 }
 
@@ -168,7 +175,9 @@ mod tests {
     use std::os::fd::AsRawFd;
 
     fn own(uid: u32, container: Option<&str>) -> Own {
-        Own { uid, container: container.map(str::to_owned), scope: Scope::Netns(1) }
+        // In a container the namespaces are others than those of this test.
+        let namespaces = if container.is_none() { Namespaces::own() } else { None };
+        Own { uid, container: container.map(str::to_owned), namespaces, scope: Scope::Netns(1) }
     }
 
     #[test]

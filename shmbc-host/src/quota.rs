@@ -228,6 +228,8 @@ pub(crate) enum ClientKey {
     Container(Arc<str>),
     /// A user outside of containers.
     Uid(u32),
+    /// A user in something that is no container which the service recognises, and not proven to be outside of one.
+    Unknown(u32),
 }
 
 #[derive(Debug)]

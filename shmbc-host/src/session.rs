@@ -102,7 +102,13 @@ struct Session {
 }
 
 /// Serves a client until it, or the service, ends the session.
-pub(crate) async fn serve(hub: Arc<Hub>, client: Client, socket: AsyncFd<OwnedFd>, stopping: watch::Receiver<bool>) {
+pub(crate) async fn serve(
+    hub: Arc<Hub>,
+    mut client: Client,
+    socket: AsyncFd<OwnedFd>,
+    stopping: watch::Receiver<bool>,
+) {
+    hub.recognise(&mut client).await;
     let client = Arc::new(client);
     let (outbox, inbox) = outbox::outbox();
     let id = match hub.open_session(&client, outbox) {
@@ -206,7 +212,6 @@ impl Session {
     async fn greet(&mut self, first: ToHost) -> Result<(), End> {
         let ToHost::Hello { protocol } = first else { return Err(End::NotHello) };
         if protocol == PROTOCOL {
-            self.hub.know(&self.client).await;
             self.hub.learn(self.id, &self.client);
         }
         let welcome = ToClient::Welcome { protocol: PROTOCOL, you: self.hub.identity(&self.client) };

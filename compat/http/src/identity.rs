@@ -248,6 +248,12 @@ fn refusal<R>(required: &[Requirement], known: &Known, headers: &HeaderMap) -> R
     let wanted: Vec<_> = required.iter().map(ToString::to_string).collect();
     let known = match known {
         Known::Other(identity) => match &identity.container {
+            Some(container) if container.id.is_empty() => {
+                format!(
+                    "proven: it is process {} in a container that the host service does not recognise",
+                    identity.pid
+                )
+            }
             Some(container) => {
                 format!("proven: it is the container {:?} ({}), without that", container.name, container.id)
             }

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use shmbc::control::message::{LocalEntry, MAX_LOCAL_ENTRIES, ToClient};
 use tokio::sync::watch;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::{Hub, State};
 use crate::identity::Client;
+use crate::quota::ClientKey;
 use crate::session::outbox::Outgoing;
 use crate::table::connections::SessionId;
 use crate::table::containers::{Container, Containers};
@@ -72,8 +73,10 @@ impl Hub {
     /// Takes over addresses of a client's network namespace, if it is one whose word counts: an ordinary user can give a
     /// namespace of his own any addresses, and would have everybody offer connections to them.
     pub(crate) fn learn(&self, session: SessionId, client: &Client) {
-        if !client.contained && client.uid != 0 && client.uid != self.own.uid {
-            return;
+        match client.key {
+            ClientKey::Container(_) => {}
+            ClientKey::Uid(uid) | ClientKey::Unknown(uid) if uid == 0 || uid == self.own.uid => {}
+            ClientKey::Uid(_) | ClientKey::Unknown(_) => return,
         }
         let mut addresses: Vec<_> = client.addresses().iter().map(IpAddr::to_canonical).collect();
         let mut state = self.state();
@@ -131,23 +134,39 @@ impl Hub {
         self.docker_up.store(up, Ordering::Relaxed);
     }
 
-    /// Waits until Docker has told about this client's container, if Docker is there and does so in time: its labels may
-    /// forbid what it is about to ask for.
-    pub(crate) async fn know(&self, client: &Client) {
-        let Some(id) = &client.container else { return };
-        let known = async {
+    /// Finds out whether this client is in the container that its cgroup names. Waits until Docker has told about that, if Docker is
+    /// there and does so in time: its labels may forbid what the client is about to ask for.
+    ///
+    /// Where Docker knows the container, only its word counts. Else a name counts that stands where a manager of containers makes
+    /// such: there are others than Docker.
+    pub(crate) async fn recognise(&self, client: &mut Client) {
+        let Some(claim) = &client.claim else { return };
+        let word = async {
             loop {
                 let changed = self.containers_changed.notified();
-                if !self.docker_up.load(Ordering::Relaxed) || self.state().containers.get(id).is_some() {
-                    return;
+                if !self.docker_up.load(Ordering::Relaxed) {
+                    return None;
+                }
+                let first = self.state().containers.get(&claim.id).map(|container| container.pid);
+                // It may have been started again, and Docker's word of that is on the way.
+                if first.is_some_and(|first| claim.is_of(first)) {
+                    return Some(true);
                 }
                 // A full queue means that it is looking at others; the list it makes now and then has them all.
-                let _ = self.asks.try_send(id.clone());
+                let _ = self.asks.try_send(claim.id.clone());
                 changed.await;
             }
         };
-        if tokio::time::timeout(KNOWN_TIMEOUT, known).await.is_err() {
-            debug!(container = id, "Docker does not know this container");
+        let word = tokio::time::timeout(KNOWN_TIMEOUT, word).await;
+        let known = self.docker_up.load(Ordering::Relaxed) && self.state().containers.get(&claim.id).is_some();
+        match word.unwrap_or_else(|_| known.then_some(false)) {
+            Some(true) => client.recognise(),
+            None if claim.is_managed() => client.recognise(),
+            None => debug!(container = claim.id, pid = client.pid, "nobody knows this container"),
+            Some(false) => {
+                let (container, pid, uid) = (&claim.id, client.pid, client.uid);
+                warn!(container, pid, uid, "a process is in a cgroup that is named like this container, and not in it");
+            }
         }
     }
 }

@@ -101,6 +101,7 @@ impl State {
                 local: *local,
                 peer: nobody.parse().expect("an address"),
                 container: client.container.clone(),
+                contained: client.contained,
                 pid: client.pid,
                 process: Arc::clone(&client.process),
                 uid: client.uid,

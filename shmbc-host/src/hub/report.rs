@@ -14,6 +14,9 @@ use super::{Held, Hub, State};
 use crate::hugetlb::Maker;
 use crate::table::connections::{End, EndFacts, Phase};
 
+/// What people read where a container should be named and is not known.
+const UNKNOWN: &str = "(unknown container)";
+
 /// What a service holds at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -178,8 +181,11 @@ impl Hub {
 
 impl State {
     pub(super) fn end_row(&self, end: EndFacts) -> EndRow {
-        let container = end.container.as_deref().and_then(|id| self.containers.name(id));
-        let EndFacts { local, peer, container: container_id, pid, process, uid } = end;
+        let container = match end.container.as_deref() {
+            Some(id) => self.containers.name(id),
+            None => end.contained.then(|| UNKNOWN.to_owned()),
+        };
+        let EndFacts { local, peer, container: container_id, pid, process, uid, .. } = end;
         EndRow { local, peer, container_id, container, pid, process: process.to_string(), uid, node: None }
     }
 }

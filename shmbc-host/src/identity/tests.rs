@@ -17,6 +17,8 @@ impl Client {
             container: container.map(str::to_owned),
             contained: container.is_some(),
             key,
+            claim: None,
+            namespaces: Namespaces::own(),
             credentials: Credentials::default(),
         })
     }
@@ -39,8 +41,10 @@ fn place_when_concluded_from_each_known_form_of_cgroup_file_is_the_outermost_con
         ("0::/system.slice/docker.service\n".into(), outside()),
         ("0::/system.slice/docker.service/docker\n".into(), outside()),
         ("12:memory:/\n0::/\n".into(), outside()),
-        (format!("0::/{A}\n"), outside()),
-        (format!("0::/other/{A}\n"), outside()),
+        (format!("0::/{A}\n"), Ok(Place::Named(A.to_owned()))),
+        (format!("0::/other/{A}\n"), Ok(Place::Named(A.to_owned()))),
+        (format!("0::/other/{A}/docker/{B}\n"), Ok(Place::Named(A.to_owned()))),
+        (format!("0::/user.slice/{A}\n"), delegated()),
         // Docker, cgroupfs driver: v1, v2, hybrid, with named hierarchies.
         (format!("0::/docker/{A}\n"), a()),
         (format!("9:name=systemd:/docker/{A}\n4:memory:/docker/{A}\n0::/docker/{A}\n"), a()),

@@ -128,6 +128,8 @@ pub(crate) struct EndFacts {
     pub(crate) local: SocketAddr,
     pub(crate) peer: SocketAddr,
     pub(crate) container: Option<String>,
+    /// As in [`Client::contained`].
+    pub(crate) contained: bool,
     pub(crate) pid: i32,
     pub(crate) process: Arc<str>,
     pub(crate) uid: u32,
@@ -135,9 +137,9 @@ pub(crate) struct EndFacts {
 
 impl From<&End> for EndFacts {
     fn from(end: &End) -> Self {
-        let Client { pid, uid, ref container, ref process, .. } = *end.client;
+        let Client { pid, uid, contained, ref container, ref process, .. } = *end.client;
         let (container, process) = (container.clone(), Arc::clone(process));
-        Self { local: end.local, peer: end.peer, container, pid, process, uid }
+        Self { local: end.local, peer: end.peer, container, contained, pid, process, uid }
     }
 }
 

@@ -35,6 +35,8 @@ pub(crate) struct Container {
     pub(crate) id: String,
     pub(crate) name: String,
     pub(crate) state: String,
+    /// Its first process, as the machine sees it.
+    pub(crate) pid: i32,
     /// As it was named when it started.
     pub(crate) image: String,
     pub(crate) mounts: Vec<MountRow>,
@@ -183,7 +185,7 @@ impl Containers {
     pub(crate) fn of_client(&self, key: &ClientKey) -> Option<&Container> {
         match key {
             ClientKey::Container(id) => self.get(id),
-            ClientKey::Uid(_) => None,
+            ClientKey::Uid(_) | ClientKey::Unknown(_) => None,
         }
     }
 
@@ -377,6 +379,7 @@ mod tests {
             id: "c".repeat(64),
             name: text.clone(),
             state: "restarting".into(),
+            pid: i32::MAX,
             image: text.clone(),
             mounts: vec![mount; 99],
             exposed: (u16::MAX - 99..=u16::MAX).collect(),

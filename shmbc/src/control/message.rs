@@ -271,7 +271,7 @@ pub struct LocalEntry {
 /// A container by id and name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ContainerName {
-    /// 64 hexadecimal digits.
+    /// 64 hexadecimal digits; empty for a container that the host service does not recognise.
     pub id: String,
     /// Name without the leading slash.
     pub name: String,
@@ -353,7 +353,8 @@ impl End {
 /// Who a process is, concluded by the host from what the kernel says, never from what the process says.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
-    /// Its container, or nothing when it runs in none that the host knows.
+    /// Its container; nothing when it is proven to run outside of containers. One without an id is a container that the host service
+    /// does not recognise, or something else that it cannot tell from one, such as a mount namespace of its own.
     pub container: Option<ContainerIdentity>,
     /// Process id in the host service's PID namespace.
     pub pid: i32,

@@ -1,0 +1,202 @@
+//! Who the service takes a client for, with real containers and cgroups: what it cannot recognise has least rights, and no name
+//! that somebody gives his own cgroup makes him another.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command as Process, ExitCode, Stdio};
+
+use shmbc_tests::peer::{self, connect};
+use shmbc_tests::process::program;
+use shmbc_tests::script::{Command, Kind};
+use shmbc_tests::{HostProcess, Image, Need, Peer, Setup, docker, suite, test};
+
+/// An ordinary user, and the first of the numbers that he has in a namespace of his own.
+const USER: u32 = 1000;
+const SUBORDINATE: u32 = 200_000;
+
+/// Where a hierarchy of cgroups is mounted: version 1's with a name and no controller, or the one of version 2.
+const CGROUPS: [&str; 2] = ["/sys/fs/cgroup/systemd", "/sys/fs/cgroup"];
+
+fn main() -> ExitCode {
+    suite(vec![
+        test("container_when_its_cgroup_has_another_parent_is_recognised_by_dockers_word", other_parent)
+            .needs(Need::Docker)
+            .needs(Need::Root),
+        test("container_when_nobody_recognises_it_sees_no_tables", unrecognised).needs(Need::Docker).needs(Need::Root),
+        test("cgroup_when_named_like_a_container_is_not_that_container", same_name)
+            .needs(Need::Docker)
+            .needs(Need::Root),
+        test("users_when_they_are_one_owners_subordinates_have_one_quota", subordinates).needs(Need::Root),
+    ])
+}
+
+/// Lets everybody reach the service's socket.
+fn open(host: &HostProcess) -> PathBuf {
+    let directory = host.socket().parent().expect("a directory");
+    fs::set_permissions(directory, PermissionsExt::from_mode(0o755)).expect("it is ours");
+    directory.to_owned()
+}
+
+/// What becomes of a connection over loopback between a container in the host's network, started with these arguments, and a
+/// process outside of containers.
+fn with_container(host: &HostProcess, image: &Image, name: &str, arguments: &[&str]) -> String {
+    let mount = format!("{}:/run/shmbc", open(host).display());
+    let arguments = [&["--network", "host", "--volume", &mount][..], arguments].concat();
+    let mut inside = Peer::start_by(&mut image.run(name, &arguments));
+    let mut outside = Peer::start(&Setup::with_host(host.socket()));
+    let address = inside.listen(Kind::Shm, Ipv4Addr::LOCALHOST);
+    let (c, s) = connect(&mut outside, Kind::Shm, &mut inside, address);
+    let [said, also] = peer::upgraded(&mut outside, c, &mut inside, s);
+    assert_eq!(said, also, "both ends are told the same");
+    said
+}
+
+fn other_parent() {
+    let host = HostProcess::start_with(&["--docker", "/var/run/docker.sock"]);
+    let image = Image::of(&program("shmbc-peer"));
+    let parent = ["--cgroup-parent", "/customers"];
+    let label = ["--label", "io.shmbc.enable=false"];
+    let refused = format!("refused: policy: container {} has the label io.shmbc.enable=false", image.name("shy"));
+    assert_eq!(with_container(&host, &image, "shy", &[&parent[..], &label].concat()), refused);
+    assert_eq!(with_container(&host, &image, "open", &parent), "upgraded");
+}
+
+fn unrecognised() {
+    // A service without Docker's word.
+    let host = HostProcess::start();
+    let image = Image::with(&[("program", &program("shmbc-under-test"))], &[]);
+    let mount = format!("{}:/run/shmbc", open(&host).display());
+    let list = |arguments: &[&str]| {
+        let arguments =
+            [&["run", "--rm", "--volume", &mount][..], arguments, &[image.tag(), "/program", "ss"]].concat();
+        let output = Process::new("docker").args(arguments).output().expect("docker");
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    for arguments in [&["--cgroup-parent", "/customers"][..], &["--cgroup-parent", "/customers", "--pid", "host"], &[]]
+    {
+        let (listed, said) = list(arguments);
+        assert!(!listed && said.contains("outside of containers"), "{arguments:?}: {listed}, {said}");
+    }
+}
+
+/// A cgroup that an ordinary user keeps, with one below it that has any name; removed when dropped.
+struct Kept(PathBuf);
+
+impl Kept {
+    fn new(name: &str) -> Self {
+        let kept = CGROUPS.iter().map(Path::new).find(|path| path.join("cgroup.procs").exists()).expect("cgroups");
+        let kept = kept.join(format!("shmbc-kept-{}", std::process::id()));
+        fs::create_dir(&kept).expect("a cgroup");
+        chown(&kept, Some(USER), None).expect("it is ours");
+        let path = kept.join(name);
+        let made = Process::new("mkdir").arg("-p").arg(&path).uid(USER).status().expect("mkdir");
+        assert!(made.success());
+        Self(path)
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let mut path = self.0.as_path();
+        while fs::remove_dir(path).is_ok() {
+            path = path.parent().expect("not the root");
+        }
+    }
+}
+
+fn same_name() {
+    let host = HostProcess::start_with(&["--docker", "/var/run/docker.sock"]);
+    let image = Image::of(&program("shmbc-peer"));
+    let directory = open(&host);
+    let mount = format!("{}:/run/shmbc", directory.display());
+    // Its label says that only it may be reached: whoever has its name is not it.
+    let arguments = ["--network", "host", "--volume", &mount, "--label", "io.shmbc.enable=false"];
+    let mut victim = Peer::start_by(&mut image.run("victim", &arguments));
+    let _ = victim.listen(Kind::Tcp, Ipv4Addr::LOCALHOST);
+    let id = docker(&["inspect", "--format", "{{.Id}}", &image.name("victim")]);
+    for name in [format!("docker-{id}.scope"), format!("docker/{id}"), id.clone()] {
+        let kept = Kept::new(&name);
+        // Its own program and socket, where an ordinary user may go.
+        let peer = directory.join("peer");
+        fs::copy(program("shmbc-peer"), &peer).expect("copy");
+        let mut command = Process::new("sh");
+        command.args([
+            "-c",
+            "echo $$ > \"$1\"/cgroup.procs && exec setpriv --reuid \"$2\" --clear-groups \"$3\"",
+            "sh",
+        ]);
+        command.arg(&kept.0).arg(USER.to_string()).arg(&peer).env("SHMBC_HOST", host.socket());
+        let mut impostor = Peer::start_by(&mut command);
+        let mut honest = Peer::start(&Setup::with_host(host.socket()));
+        let address = impostor.listen(Kind::Shm, Ipv4Addr::LOCALHOST);
+        let (c, s) = connect(&mut honest, Kind::Shm, &mut impostor, address);
+        assert_eq!(peer::upgraded(&mut honest, c, &mut impostor, s), ["upgraded"; 2], "the victim's label is not its");
+        let rows = host.connections();
+        let ends: Vec<_> = rows.iter().flat_map(|row| row["ends"].as_array().cloned().unwrap_or_default()).collect();
+        let its = ends.iter().find(|end| end["pid"] == impostor.pid()).expect("a row of its");
+        assert_eq!(
+            (&its["container_id"], its["container"].as_str()),
+            (&().into(), Some("(unknown container)")),
+            "{its}"
+        );
+        drop((impostor, honest));
+    }
+}
+
+/// Two users of one namespace, which belongs to an ordinary one, with a limit of one connection for each client but root.
+fn subordinates() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    fs::write(file.path(), "[limits]\nconnections = 1\n[[rule]]\nuid = 0\nlimits.connections = 9").expect("write it");
+    let host = HostProcess::start_with(&["--config", file.path().to_str().expect("a plain path")]);
+    let directory = open(&host);
+    let peer = directory.join("peer");
+    fs::copy(program("shmbc-peer"), &peer).expect("copy");
+    let namespace = UserNamespace::new();
+    let start = |number: u32| {
+        let mut command = Process::new("nsenter");
+        command.arg(format!("--user=/proc/{}/ns/user", namespace.0.id()));
+        command.args(["--setuid", &number.to_string(), "--setgid", &number.to_string()]).arg(&peer);
+        command.env("SHMBC_HOST", host.socket());
+        Peer::start_by(&mut command)
+    };
+    let (mut one, mut other) = (start(1), start(2));
+    let mut root = Peer::start(&Setup::with_host(host.socket()));
+    let address = root.listen(Kind::Shm, Ipv4Addr::LOCALHOST);
+    let (c, s) = connect(&mut one, Kind::Shm, &mut root, address);
+    assert_eq!(peer::upgraded(&mut one, c, &mut root, s), ["upgraded"; 2]);
+    let second = other.listen(Kind::Shm, Ipv4Addr::LOCALHOST);
+    let mut another = Peer::start(&Setup::with_host(host.socket()));
+    let (_, s) = connect(&mut another, Kind::Shm, &mut other, second);
+    let said = other.text(&Command::Upgraded(s));
+    assert!(said.contains("quota: ") && said.contains(&format!("uid {USER}")), "{said}");
+}
+
+/// A user namespace of an ordinary user, with more users in it; as long as its first process lives.
+struct UserNamespace(std::process::Child);
+
+impl UserNamespace {
+    fn new() -> Self {
+        let mut command = Process::new("unshare");
+        command.args(["--user", "sleep", "600"]).uid(USER).gid(USER).stdin(Stdio::null());
+        let child = shmbc_tests::raw::dies_with_us(&mut command).spawn().expect("unshare");
+        let own = fs::read_link("/proc/self/ns/user").expect("a namespace");
+        shmbc_tests::sockets::wait_until("it is in a namespace of its own", || {
+            fs::read_link(format!("/proc/{}/ns/user", child.id())).is_ok_and(|ns| ns != own)
+        });
+        for map in ["uid_map", "gid_map"] {
+            let lines = format!("0 {USER} 1\n1 {SUBORDINATE} 100\n");
+            fs::write(format!("/proc/{}/{map}", child.id()), lines).expect("root may");
+        }
+        Self(child)
+    }
+}
+
+impl Drop for UserNamespace {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
