@@ -74,6 +74,8 @@ impl Host {
         let (maker, orders) = (config.huge_pages == HugePages::Hugetlb).then(Maker::new).unzip();
         let hub = Arc::new(Hub::new(&config, sizes, Arc::clone(&pool), maker, asks));
         hub.learn_own();
+        // Before there is much that a fork would copy.
+        hub.pullers.begin().await.map_err(HostError::io("starting a process that looks at sockets"))?;
         let exporter = match &config.metrics {
             Some(address) => Some(Exporter::bind(address).await?),
             None => None,

@@ -42,7 +42,9 @@ use crate::hugetlb::{Maker, Order};
 use crate::identity::Client;
 use crate::numa::{self, Home, Move, Topology};
 use crate::pool::Pool;
+use crate::prove::pullers::Pullers;
 use crate::prove::{Own, Proof};
+use crate::quota::NoRoom;
 use crate::session::outbox::{GrantFds, Outbox};
 use crate::supervise::Panics;
 use crate::table::connections::{ConnectionId, End, EndKey, Gone, Scope, SessionId};
@@ -97,12 +99,43 @@ impl Held {
     }
 }
 
+/// Leave to have one socket of a client's looked at. Given back when dropped.
+#[derive(Debug)]
+pub(crate) struct ProofPermit {
+    hub: Arc<Hub>,
+    client: Arc<Client>,
+    stuck: bool,
+}
+
+impl ProofPermit {
+    /// The look hangs: until this is dropped the client has no other.
+    pub(crate) fn stuck(&mut self) {
+        self.stuck = true;
+        self.hub.state().broker.quota.proof_is_stuck(&self.client.key);
+    }
+}
+
+impl Drop for ProofPermit {
+    fn drop(&mut self) {
+        self.hub.state().broker.quota.end_proof(&self.client.key, self.stuck);
+    }
+}
+
+/// Why there is no permit.
+#[derive(Debug)]
+pub(crate) enum NoProof {
+    /// As many of the client's are looked at as may be at once.
+    Busy,
+    Refused(Refusal),
+}
+
 /// The hub.
 #[derive(Debug)]
 pub(crate) struct Hub {
     pub(crate) own: Own,
     pub(crate) topology: Topology,
     pub(crate) panics: Panics,
+    pub(crate) pullers: Pullers,
     /// From the first end's offer until both were told to go, in seconds.
     pub(crate) upgrade_time: Histogram,
     /// How sessions have ended, and how often.
@@ -159,6 +192,7 @@ impl Hub {
             own,
             topology: Topology::of_this_machine(),
             panics: Panics::default(),
+            pullers: Pullers::new(),
             upgrade_time: Histogram::new(UPGRADE_TIMES),
             ended: Mutex::default(),
             sizes,
@@ -235,19 +269,22 @@ impl Hub {
 
     // --- offers
 
-    /// Whether an offer may be proven now. To be followed by `end_proof` if so.
-    pub(crate) fn begin_proof(&self, client: &Client) -> Result<(), Refusal> {
+    /// Whether an offer may be proven now, or whether it is to wait until another of its client's has been.
+    pub(crate) fn begin_proof(self: &Arc<Self>, client: &Arc<Client>) -> Result<ProofPermit, NoProof> {
         let mut state = self.state();
         let State { broker, containers, .. } = &mut *state;
-        broker.may_offer(&client.key, containers, Instant::now())?;
-        if broker.quota.begin_proof(&client.key) {
-            return Ok(());
+        // Room first: who waits for it has not offered yet.
+        broker.quota.begin_proof(&client.key).map_err(|why| match why {
+            NoRoom::Busy => NoProof::Busy,
+            NoRoom::Stuck => NoProof::Refused(Refusal::Quota(
+                "something that this client has open keeps the service from looking at its sockets".into(),
+            )),
+        })?;
+        if let Err(refusal) = broker.may_offer(&client.key, containers, Instant::now()) {
+            broker.quota.end_proof(&client.key, false);
+            return Err(NoProof::Refused(refusal));
         }
-        Err(Refusal::Quota("too many offers of this client are being looked at".into()))
-    }
-
-    pub(crate) fn end_proof(&self, client: &Client) {
-        self.state().broker.quota.end_proof(&client.key);
+        Ok(ProofPermit { hub: Arc::clone(self), client: Arc::clone(client), stuck: false })
     }
 
     /// A proven offer.

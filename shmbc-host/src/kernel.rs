@@ -95,6 +95,41 @@ pub(crate) fn owner_of_namespace(namespace: BorrowedFd<'_>) -> io::Result<u32> {
     if done == 0 { Ok(uid) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Starts a process that has nothing of this one but `keep`, does `run`, and ends.
+///
+/// The child begins with one thread, in the midst of what this process's other threads were doing. So `run` makes system calls and
+/// uses the allocator, which the C library keeps fit for use across a fork; it takes no lock, logs nothing and panics never.
+///
+/// # Errors
+///
+/// Those of `fork(2)`.
+pub(crate) fn spawn(keep: OwnedFd, run: fn(OwnedFd)) -> io::Result<i32> {
+    // SAFETY: the child goes on below, with the promises above, and never returns from this function.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            close_all_but(keep.as_raw_fd());
+            // A panic must not go on into what is the parent's story.
+            let _ = std::panic::catch_unwind(|| run(keep));
+            // SAFETY: ends the child at once; nothing of the parent's is run or flushed.
+            unsafe { libc::_exit(0) }
+        }
+        child => Ok(child),
+    }
+}
+
+/// For a child that is about to forget all that its parent had open.
+fn close_all_but(keep: i32) {
+    let keep = keep as libc::c_uint;
+    for (first, last) in [(0, keep.wrapping_sub(1)), (keep + 1, libc::c_uint::MAX)] {
+        if first <= last && !(first == 0 && keep == 0) {
+            // SAFETY: nothing of this process uses any of these descriptors from now on: it has one thread, which runs the
+            // function that was given `keep`, and ends without dropping what it has inherited.
+            let _ = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+        }
+    }
+}
+
 /// The descriptors that whoever started this process has passed on (`sd_listen_fds(3)`): 3, 4, ... Only the first call has them.
 pub(crate) fn inherited() -> Vec<OwnedFd> {
     static TAKEN: AtomicBool = AtomicBool::new(false);

@@ -39,7 +39,6 @@ mod huge_pages;
 mod hugetlb;
 mod identity;
 mod kernel;
-mod mapped;
 mod metrics;
 mod numa;
 mod policy;

@@ -1,20 +1,25 @@
 //! Proves an offer: looks at the very socket that the client named.
 //!
-//! The socket is pulled out of the client's process with `pidfd_getfd`, looked at, and closed at once, before anything else
-//! is done: a copy held longer would delay the connection's FIN. Closing can take as long as the client likes (a lingering
-//! socket whose last copy is ours, a file of a stuck file system), so sessions call this on a thread that may wait.
+//! The looking is done by small processes that may hang and be replaced (`pullers`), because whatever a client has open may be a
+//! file that makes who touches it wait for ever: a file system of his own that does not answer, a socket that lingers. What one
+//! does is `look`; this says what to look at, and compares what was seen with what the client claimed.
 //!
 //! A host that may not pull descriptors (`EPERM`) serves only processes of its own user, in its own container if it is in
 //! one, and takes their word: they could do anything to each other anyway.
 
+pub(crate) mod look;
+pub(crate) mod pullers;
+
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketType, ipproto, sockopt};
-use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
+use rustix::net::{AddressFamily, SocketType};
+use shmbc::block::Block;
 use shmbc::control::message::{Listening, Offer};
+use tracing::debug;
 
+use self::look::{Request, Seen};
+use self::pullers::{Pullers, Unanswered};
 use crate::identity::Client;
 use crate::identity::namespaces::Namespaces;
 use crate::identity::place::{Place, place};
@@ -75,7 +80,7 @@ pub(crate) struct Proof {
 }
 
 /// Why an offer is not proven. For logs: a client may have closed the connection meanwhile, so it is no lie to be punished.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub(crate) enum NotProven {
     #[error("descriptor {0} is not open in the client's process")]
     NotOpen(i32),
@@ -89,84 +94,67 @@ pub(crate) enum NotProven {
     NotTcp,
     #[error("the socket is {0} to {1}, which is not what was offered")]
     OtherAddresses(SocketAddr, SocketAddr),
-    #[error("pidfd_getfd: {0}")]
-    Failed(Errno),
+    #[error("looking at it: {0}")]
+    Failed(std::io::Error),
+    #[error(transparent)]
+    Unanswered(#[from] Unanswered),
 }
 
 /// Looks at the socket that `offer` names.
-pub(crate) fn prove(client: &Client, offer: &Offer, own: &Own) -> Result<Proof, NotProven> {
-    socket(client, offer.fd, (offer.local, offer.peer), own, look)
+pub(crate) async fn prove(pullers: &Pullers, client: &Client, offer: &Offer, own: &Own) -> Result<Proof, NotProven> {
+    let request = Request::Connection { pid: client.pid, fd: offer.fd };
+    socket(pullers, client, request, (offer.local, offer.peer), own).await
 }
 
 /// Looks at the listening socket that `listening` names.
-pub(crate) fn prove_listener(client: &Client, listening: &Listening, own: &Own) -> Result<Proof, NotProven> {
+pub(crate) async fn prove_listener(
+    pullers: &Pullers,
+    client: &Client,
+    listening: &Listening,
+    own: &Own,
+) -> Result<Proof, NotProven> {
     let nobody: IpAddr = if listening.local.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
-    socket(client, listening.fd, (listening.local, SocketAddr::new(nobody, 0)), own, look_at_listener)
+    let request = Request::Listener { pid: client.pid, fd: listening.fd };
+    socket(pullers, client, request, (listening.local, SocketAddr::new(nobody, 0)), own).await
 }
 
-fn socket(
+/// The block that the client has mapped at an address, if it is one and may be looked at.
+pub(crate) async fn mapped_block(
+    pullers: &Pullers,
     client: &Client,
-    fd: i32,
+    (address, len): (u64, u64),
+) -> Result<Option<Block>, Unanswered> {
+    let request = Request::Mapped { pid: client.pid, address, len };
+    let (seen, file) = pullers.ask(&request, client.pidfd.as_fd()).await?;
+    // The number may have been another process's by then.
+    let (Seen::Memory, Some(file), false) = (seen, file, client.has_exited()) else { return Ok(None) };
+    Ok(Block::adopt(file).inspect_err(|error| debug!(%error, pid = client.pid, "not a block")).ok())
+}
+
+async fn socket(
+    pullers: &Pullers,
+    client: &Client,
+    request: Request,
     (local, peer): (SocketAddr, SocketAddr),
     own: &Own,
-    look: impl Fn(&OwnedFd) -> Option<Proof>,
 ) -> Result<Proof, NotProven> {
-    // The library takes a negative number for a mistake of ours, and panics.
-    if fd < 0 {
-        return Err(NotProven::NotOpen(fd));
-    }
     let (local, peer) = (plain(local), plain(peer));
-    let proof = match pidfd_getfd(&client.pidfd, fd, PidfdGetfdFlags::empty()) {
-        Ok(copy) => {
-            let seen = look(&copy);
-            drop(copy);
-            seen.ok_or(NotProven::NotTcp)?
-        }
-        Err(Errno::BADF) => return Err(NotProven::NotOpen(fd)),
-        Err(Errno::SRCH) => return Err(NotProven::Exited),
-        Err(Errno::PERM | Errno::ACCESS | Errno::NOSYS) => {
-            if !own.is_housemate(client) {
-                return Err(NotProven::NotPermitted(client.uid));
-            }
+    let (seen, _) = pullers.ask(&request, client.pidfd.as_fd()).await?;
+    let proof = match seen {
+        Seen::Socket(proof) => proof,
+        Seen::NotOpen => return Err(NotProven::NotOpen(request.fd())),
+        Seen::Exited => return Err(NotProven::Exited),
+        Seen::NotPermitted if own.is_housemate(client) => {
             return Ok(Proof { local, peer, scope: Scope::Unproven, socket: None, owner: None, believed: true });
         }
-        Err(other) => return Err(NotProven::Failed(other)),
+        Seen::NotPermitted => return Err(NotProven::NotPermitted(client.uid)),
+        Seen::NotTcp | Seen::Memory => return Err(NotProven::NotTcp),
+        Seen::Failed(errno) => return Err(NotProven::Failed(std::io::Error::from_raw_os_error(errno))),
     };
     if proof.local != local || proof.peer != peer {
         return Err(NotProven::OtherAddresses(proof.local, proof.peer));
     }
     Ok(proof)
-}
-
-/// What the kernel says about a descriptor, if it is a connected TCP socket.
-fn look(copy: &OwnedFd) -> Option<Proof> {
-    let peer = SocketAddr::try_from(rustix::net::getpeername(copy).ok()??).ok()?;
-    look_at_tcp(copy, peer)
-}
-
-/// What the kernel says about a descriptor, if it is a TCP socket that accepts connections.
-fn look_at_listener(copy: &OwnedFd) -> Option<Proof> {
-    let listens = sockopt::socket_acceptconn(copy).ok()?;
-    let nobody: IpAddr = match sockopt::socket_domain(copy).ok()? {
-        AddressFamily::INET => [0; 4].into(),
-        _ => [0_u16; 8].into(),
-    };
-    look_at_tcp(copy, SocketAddr::new(nobody, 0)).filter(|_| listens)
-}
-
-fn look_at_tcp(copy: &OwnedFd, peer: SocketAddr) -> Option<Proof> {
-    let tcp = sockopt::socket_type(copy).ok()? == SocketType::STREAM
-        && matches!(sockopt::socket_domain(copy).ok()?, AddressFamily::INET | AddressFamily::INET6)
-        && sockopt::socket_protocol(copy).ok()? == Some(ipproto::TCP);
-    if !tcp {
-        return None;
-    }
-    let local = SocketAddr::try_from(rustix::net::getsockname(copy).ok()?).ok()?;
-    let scope = kernel::netns_cookie(copy.as_fd()).map_or(Scope::Unproven, Scope::Netns);
-    let socket = sockopt::socket_cookie(copy).ok();
-    // Of a socket the kernel knows this by itself.
-    let owner = rustix::fs::fstat(copy).ok().map(|stat| stat.st_uid);
-    Some(Proof { local: plain(local), peer: plain(peer), scope, socket, owner, believed: false })
 }
 
 #[cfg(test)]
@@ -191,15 +179,15 @@ mod tests {
         assert!(!own(0, Some("c")).is_housemate(&client(0, None)));
     }
 
-    #[test]
-    fn socket_when_looked_at_tells_its_addresses_and_namespace_and_is_not_kept() {
+    #[tokio::test]
+    async fn socket_when_looked_at_tells_its_addresses_and_namespace_and_is_not_kept() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (local, peer) = (stream.local_addr().unwrap(), stream.peer_addr().unwrap());
         let offer = Offer { id: shmbc::control::message::OfferId(1), fd: stream.as_raw_fd(), local, peer, cpu: 0 };
         let me = Own::look();
         let client = Client::pretended(me.uid, None);
-        let proof = prove(&client, &offer, &me).unwrap();
+        let proof = prove(&Pullers::new(), &client, &offer, &me).await.unwrap();
         assert_eq!((proof.local, proof.peer, proof.believed), (local, peer, false));
         assert_eq!(proof.scope, me.scope);
         assert!(proof.socket.is_some());

@@ -26,9 +26,9 @@ const OFFERS_PER_SECOND: u32 = 5_000;
 /// Sessions: one a process.
 const SESSIONS: u32 = 1_024;
 
-/// Proofs under way. A process can make the host's copy of a descriptor slow to close (a lingering socket, a file of a
-/// stuck file system); it can hold up this many of the host's threads and no more.
-const PROOFS: u32 = 16;
+/// Proofs under way. A process can make the one who looks at its descriptor hang (`prove/pullers.rs`), for this many times before that
+/// is seen.
+const PROOFS: u32 = 8;
 
 /// Clients that have left whose offers are remembered.
 const MAX_SPENT: usize = 1_024;
@@ -221,6 +221,15 @@ pub(crate) enum NotCharged {
     Budget(u64),
 }
 
+/// Why nothing of a client's can be looked at now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoRoom {
+    /// As many looks as may be are under way.
+    Busy,
+    /// One of them hangs.
+    Stuck,
+}
+
 /// Who is charged.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum ClientKey {
@@ -239,6 +248,8 @@ struct Usage {
     sessions: u64,
     descriptors: u64,
     proofs: u32,
+    /// Of those, the ones that hang.
+    stuck: u32,
     /// Full until the first offer.
     offers: Option<Bucket>,
 }
@@ -280,6 +291,7 @@ impl Quota {
             sessions: 0,
             descriptors: 0,
             proofs: 0,
+            stuck: 0,
             offers: self.spent.remove(client),
         });
         let fits = Usage::fits(usage.sessions, 1, Resource::Sessions, bounds)
@@ -317,20 +329,29 @@ impl Quota {
         Ok(())
     }
 
-    /// Counts a proof in. False when too many of the client's are under way.
-    pub(crate) fn begin_proof(&mut self, client: &ClientKey) -> bool {
+    /// Counts a proof in, or says why there can be none now.
+    pub(crate) fn begin_proof(&mut self, client: &ClientKey) -> Result<(), NoRoom> {
         match self.usage.get_mut(client) {
+            Some(usage) if usage.stuck > 0 => Err(NoRoom::Stuck),
             Some(usage) if usage.proofs < PROOFS => {
                 usage.proofs += 1;
-                true
+                Ok(())
             }
-            _ => false,
+            _ => Err(NoRoom::Busy),
         }
     }
 
-    /// Counts a proof out.
-    pub(crate) fn end_proof(&mut self, client: &ClientKey) {
-        self.change(client, |usage| usage.proofs = usage.proofs.saturating_sub(1));
+    /// A proof hangs.
+    pub(crate) fn proof_is_stuck(&mut self, client: &ClientKey) {
+        self.change(client, |usage| usage.stuck += 1);
+    }
+
+    /// Counts a proof out, and whether it hung.
+    pub(crate) fn end_proof(&mut self, client: &ClientKey, stuck: bool) {
+        self.change(client, |usage| {
+            usage.proofs = usage.proofs.saturating_sub(1);
+            usage.stuck = usage.stuck.saturating_sub(stuck.into());
+        });
     }
 
     /// Counts one end of a connection in.
@@ -555,14 +576,20 @@ mod tests {
     }
 
     #[test]
-    fn proofs_when_too_many_are_under_way_wait_for_their_client_only() {
+    fn proofs_when_too_many_are_under_way_or_one_hangs_wait_for_their_client_only() {
         let (mut quota, _, a, b, _) = two();
         for _ in 0..PROOFS {
-            assert!(quota.begin_proof(&a));
+            quota.begin_proof(&a).unwrap();
         }
-        assert!(!quota.begin_proof(&a));
-        assert!(quota.begin_proof(&b));
-        quota.end_proof(&a);
-        assert!(quota.begin_proof(&a));
+        assert_eq!(quota.begin_proof(&a), Err(NoRoom::Busy));
+        quota.begin_proof(&b).unwrap();
+        quota.end_proof(&a, false);
+        quota.begin_proof(&a).unwrap();
+        quota.proof_is_stuck(&a);
+        quota.end_proof(&a, false);
+        assert_eq!(quota.begin_proof(&a), Err(NoRoom::Stuck));
+        quota.begin_proof(&b).unwrap();
+        quota.end_proof(&a, true);
+        quota.begin_proof(&a).unwrap();
     }
 }

@@ -19,17 +19,17 @@ use tokio::sync::watch;
 use tracing::debug;
 
 use self::outbox::{Inbox, Outgoing};
-use crate::hub::{Hub, Told};
+use crate::hub::{Hub, NoProof, ProofPermit, Told};
 use crate::identity::Client;
-use crate::mapped;
+use crate::prove::pullers::{PATIENCE, Unanswered};
 use crate::prove::{self, NotProven};
 use crate::table::connections::{EndKey, Gone, SessionId};
 
 /// How long a client may take to say hello. It has nothing else to do first.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long the kernel may take to let us look at a socket. Tens of microseconds, unless the client makes it slow.
-const PROOF_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an offer waits for another look of its client's to end, each time. One takes some tens of microseconds.
+const BUSY_PAUSE: Duration = Duration::from_millis(1);
 
 /// How long an announcement waits for its client's share of the service, each time.
 const QUOTA_PAUSE: Duration = Duration::from_millis(10);
@@ -59,7 +59,7 @@ enum End {
     Descriptors,
     #[error("the client does not read what it is sent")]
     Overflow,
-    #[error("looking at a socket of the client's took more than {PROOF_TIMEOUT:?}")]
+    #[error("looking at something that the client has open takes more than {PATIENCE:?}")]
     SlowProof,
     #[error("the client's process is no longer who it was when the session began")]
     Changed,
@@ -270,12 +270,15 @@ impl Session {
             self.hub.refuse(self.id, &self.client, &offer, Refusal::Guarded);
             return Ok(());
         }
-        if let Err(refusal) = self.hub.begin_proof(&self.client) {
-            self.hub.refuse(self.id, &self.client, &offer, refusal);
-            return Ok(());
-        }
-        let claimed = offer.clone();
-        match self.look(move |client, own| prove::prove(client, &claimed, own)).await? {
+        let permit = match self.permit().await {
+            Ok(permit) => permit,
+            Err(refusal) => {
+                self.hub.refuse(self.id, &self.client, &offer, refusal);
+                return Ok(());
+            }
+        };
+        let proof = prove::prove(&self.hub.pullers, &self.client, &offer, &self.hub.own).await;
+        match self.seen(permit, proof)? {
             // What the process made as somebody else, or was given, is not the session's.
             Ok(proof) if proof.owner.is_some_and(|owner| owner != self.client.uid) => {
                 self.hub.refuse(self.id, &self.client, &offer, Refusal::OtherOwner);
@@ -283,11 +286,17 @@ impl Session {
             Ok(proof) => self.hub.offer(self.id, &self.client, &offer, proof),
             Err(why) => {
                 // Once per process at most would be too little: each is about another connection.
+                let refusal = match &why {
+                    NotProven::Unanswered(_) => Refusal::OutOfResources,
+                    _ => Refusal::NotProven,
+                };
                 match &why {
-                    NotProven::NotPermitted(_) => tracing::warn!(pid = self.client.pid, "{why}"),
+                    NotProven::NotPermitted(_) | NotProven::Unanswered(_) => {
+                        tracing::warn!(pid = self.client.pid, "{why}");
+                    }
                     why => debug!(pid = self.client.pid, %why, "offer not proven"),
                 }
-                self.hub.refuse(self.id, &self.client, &offer, Refusal::NotProven);
+                self.hub.refuse(self.id, &self.client, &offer, refusal);
             }
         }
         Ok(())
@@ -295,27 +304,28 @@ impl Session {
 
     /// An end of a connection that an earlier service has granted. What cannot be seen to be one is not listed, and goes on.
     async fn announce(&self, announcement: Announcement) -> Result<(), End> {
-        if !self.may_look().await {
-            return Ok(());
-        }
-        let claimed = announcement.clone();
-        let seen = self.look(move |client, own| {
-            let proof = prove::prove(client, &claimed.offer, own)?;
-            Ok((proof, mapped::block(client, claimed.mapped)))
-        });
-        match seen.await? {
-            Ok((proof, block)) => self.hub.announce(self.id, &self.client, &announcement, proof, block),
-            Err(why) => self.not_seen(&why),
-        }
+        let Some(permit) = self.patient_permit().await else { return Ok(()) };
+        let Hub { pullers, own, .. } = &*self.hub;
+        let proof = prove::prove(pullers, &self.client, &announcement.offer, own).await;
+        let proof = match self.seen(permit, proof)? {
+            Ok(proof) => proof,
+            Err(why) => {
+                self.not_seen(&why);
+                return Ok(());
+            }
+        };
+        let Some(permit) = self.patient_permit().await else { return Ok(()) };
+        let block = prove::mapped_block(pullers, &self.client, announcement.mapped).await;
+        let block = self.seen(permit, block.map_err(NotProven::from))?.unwrap_or_default();
+        self.hub.announce(self.id, &self.client, &announcement, proof, block);
         Ok(())
     }
 
     /// A listening socket.
     async fn listen(&self, listening: Listening) -> Result<(), End> {
-        if !self.may_look().await {
-            return Ok(());
-        }
-        match self.look(move |client, own| prove::prove_listener(client, &listening, own)).await? {
+        let Some(permit) = self.patient_permit().await else { return Ok(()) };
+        let proof = prove::prove_listener(&self.hub.pullers, &self.client, &listening, &self.hub.own).await;
+        match self.seen(permit, proof)? {
             Ok(proof) => self.hub.listen(EndKey { session: self.id, offer: listening.id }, &self.client, proof),
             Err(why) => self.not_seen(&why),
         }
@@ -326,35 +336,41 @@ impl Session {
         debug!(pid = self.client.pid, %why, "announcement not proven");
     }
 
-    /// Waits until this client may have a socket looked at: all its connections announce themselves at once when the service has
-    /// restarted, so none is refused for being one too many in this second. False when the service is shutting down.
-    async fn may_look(&self) -> bool {
+    /// Leave to have a socket of this client's looked at, or why there is none.
+    async fn permit(&self) -> Result<ProofPermit, Refusal> {
         loop {
             match self.hub.begin_proof(&self.client) {
-                Ok(()) => return true,
-                Err(Refusal::Quota(_)) => tokio::time::sleep(QUOTA_PAUSE).await,
-                Err(_) => return false,
+                Ok(permit) => return Ok(permit),
+                Err(NoProof::Refused(refusal)) => return Err(refusal),
+                Err(NoProof::Busy) => tokio::time::sleep(BUSY_PAUSE).await,
             }
         }
     }
 
-    /// Looks at a socket of the client's, on a thread that may wait. Follows a `begin_proof`. What was seen counts only if the
-    /// process is who it was afterwards.
-    async fn look<T: Send + 'static>(
-        &self,
-        look: impl FnOnce(&Client, &prove::Own) -> T + Send + 'static,
-    ) -> Result<T, End> {
-        let (hub, client) = (Arc::clone(&self.hub), Arc::clone(&self.client));
-        let looking = tokio::task::spawn_blocking(move || {
-            let seen = look(&client, &hub.own);
-            hub.end_proof(&client);
-            seen
-        });
-        let seen = tokio::time::timeout(PROOF_TIMEOUT, looking).await.map_err(|_| End::SlowProof)?;
-        if !self.client.is_unchanged() {
-            return Err(End::Changed);
+    /// The same for what announces itself: all of a client's connections do so at once when the service has restarted, so none is refused
+    /// for being one too many in this second. Nothing when the service is shutting down.
+    async fn patient_permit(&self) -> Option<ProofPermit> {
+        loop {
+            match self.permit().await {
+                Ok(permit) => return Some(permit),
+                Err(Refusal::Quota(_)) => tokio::time::sleep(QUOTA_PAUSE).await,
+                Err(_) => return None,
+            }
         }
-        Ok(seen.map_err(io::Error::other)?)
+    }
+
+    /// What was seen counts only if the process is who it was afterwards. A look that hangs ends the session, and keeps its permit for
+    /// as long as it does.
+    fn seen<T>(&self, mut permit: ProofPermit, seen: Result<T, NotProven>) -> Result<Result<T, NotProven>, End> {
+        if let Err(NotProven::Unanswered(Unanswered::Stuck(stuck))) = seen {
+            permit.stuck();
+            tokio::spawn(async move {
+                stuck.gone().await;
+                drop(permit);
+            });
+            return Err(End::SlowProof);
+        }
+        if self.client.is_unchanged() { Ok(seen) } else { Err(End::Changed) }
     }
 
     fn allowed(&self) -> bool {
