@@ -48,7 +48,7 @@ impl Host {
     ///
     /// [`HostError`] says what stands in the way, and what to do.
     pub async fn start(config: HostConfig) -> Result<Self, HostError> {
-        Self::begin(config, Listener::bind).await
+        Self::begin(config, None).await
     }
 
     /// Starts a service on a control socket that somebody else made, listens on and keeps, such as systemd; the path in `config`
@@ -58,13 +58,10 @@ impl Host {
     ///
     /// As [`Host::start`]; [`HostError::Inherited`] for a socket of another kind.
     pub async fn start_on(socket: OwnedFd, config: HostConfig) -> Result<Self, HostError> {
-        Self::begin(config, |_| Listener::inherit(socket)).await
+        Self::begin(config, Some(socket)).await
     }
 
-    async fn begin(
-        config: HostConfig,
-        listener: impl FnOnce(&Path) -> Result<Listener, HostError>,
-    ) -> Result<Self, HostError> {
+    async fn begin(config: HostConfig, inherited: Option<OwnedFd>) -> Result<Self, HostError> {
         config.check()?;
         let sizes = Sizes::new([config.ring_capacity; 2])?;
         config.huge_pages.tell_whether_there_are_some();
@@ -80,7 +77,10 @@ impl Host {
             Some(address) => Some(Exporter::bind(address).await?),
             None => None,
         };
-        let listener = listener(&config.socket)?;
+        let listener = match inherited {
+            Some(socket) => Listener::inherit(socket)?,
+            None => Listener::bind(&config.socket).await?,
+        };
         let socket = listener.path().to_owned();
         let (stop, stopping) = watch::channel(false);
         info!(socket = %socket.display(), ring = config.ring_capacity, "host service ready");

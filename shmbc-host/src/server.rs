@@ -4,12 +4,13 @@
 //! file left behind by a service that died is replaced; one behind which somebody answers never is.
 
 mod door;
+mod predecessor;
 
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,6 +39,12 @@ const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
 
 /// How long sessions may take to send their last words when the service stops.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// How long a service waits for another one that starts. It takes that some milliseconds.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Between two attempts to lock.
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// The socket that clients connect to. Its file goes when this is dropped.
 #[derive(Debug)]
@@ -71,7 +78,7 @@ impl Listener {
     /// # Errors
     ///
     /// [`HostError`] says what stands in the way.
-    pub(crate) fn bind(path: &Path) -> Result<Self, HostError> {
+    pub(crate) async fn bind(path: &Path) -> Result<Self, HostError> {
         let address = SocketAddrUnix::new(path).map_err(|_| HostError::PathTooLong(path.to_owned()))?;
         let directory = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -84,12 +91,10 @@ impl Listener {
                 other => HostError::Io { what, error: other.into() },
             }
         };
-        // Two services that start at once must not both find the same old file and remove each other's new one.
         let opened = std::fs::File::open(directory)
             .map_err(|e| failed("opening the socket's directory")(Errno::from_io_error(&e).unwrap_or(Errno::IO)))?;
-        let locked = Flock::lock(opened, FlockArg::LockExclusive)
-            .map_err(|(_, e)| HostError::io("locking the socket's directory")(e.into()))?;
-        remove_stale(path, &address)?;
+        let locked = lock(opened).await?;
+        predecessor::make_way(path, &address).await?;
 
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
@@ -149,26 +154,22 @@ impl Listener {
     }
 }
 
-/// Removes what a service that died has left at `path`.
-fn remove_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), HostError> {
-    match std::fs::symlink_metadata(path) {
-        Err(_) => return Ok(()),
-        Ok(metadata) if !metadata.file_type().is_socket() => return Err(HostError::NotASocket(path.to_owned())),
-        Ok(_) => {}
-    }
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let probe = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
-        .map_err(|e| HostError::io("making a socket")(e.into()))?;
-    match rustix::net::connect(&probe, address) {
-        Err(Errno::CONNREFUSED) => match std::fs::remove_file(path) {
-            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
-                Err(HostError::Permission(path.parent().unwrap_or(path).to_owned()))
+/// Two services that start at once must not both find the same old file and remove each other's new one. But everybody who sees the
+/// directory can lock it, for as long as he likes: then this goes on without.
+async fn lock(directory: std::fs::File) -> Result<Option<Flock<std::fs::File>>, HostError> {
+    let mut directory = directory;
+    let until = Instant::now() + LOCK_PATIENCE;
+    loop {
+        directory = match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+            Ok(locked) => return Ok(Some(locked)),
+            Err((directory, nix::errno::Errno::EAGAIN)) if Instant::now() < until => directory,
+            Err((_, nix::errno::Errno::EAGAIN)) => {
+                warn!("somebody keeps the socket's directory locked; the service starts all the same");
+                return Ok(None);
             }
-            other => other.map_err(HostError::io("removing the socket file of a service that died")),
-        },
-        Err(Errno::NOENT) => Ok(()),
-        // It answers, or it would with time (its queue is full), or it is another kind of socket in use.
-        _ => Err(HostError::AlreadyRunning(path.to_owned())),
+            Err((_, error)) => return Err(HostError::io("locking the socket's directory")(error.into())),
+        };
+        tokio::time::sleep(LOCK_PAUSE).await;
     }
 }
 
