@@ -7,7 +7,13 @@ use std::process::{Command, Stdio};
 use super::outcome::{Budget, Outcome};
 
 /// Package and test program.
-const ATTACKS: [(&str, &str); 3] = [("shmbc-host", "hostile"), ("shmbc-host", "raised"), ("shmbc-tests", "hostile")];
+const ATTACKS: [(&str, &str); 5] = [
+    ("shmbc-host", "hostile"),
+    ("shmbc-host", "raised"),
+    ("shmbc-host", "stuck"),
+    ("shmbc-tests", "hostile"),
+    ("shmbc-tests", "identity"),
+];
 
 /// Times that a full run does each.
 const FULL: u64 = 50;
