@@ -117,7 +117,7 @@ fn reunite(read: OwnedReadHalf, write: OwnedWriteHalf) -> Result<ShmStream, Reun
 
 impl Drop for OwnedWriteHalf {
     fn drop(&mut self) {
-        if self.shutdown_on_drop {
+        if self.shutdown_on_drop && !self.inner.is_inherited() {
             let _ = self.inner.shutdown_write();
         }
     }

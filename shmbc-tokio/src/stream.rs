@@ -27,7 +27,8 @@ use shmbc::Wait;
 
 /// A byte stream between two processes: a TCP connection that goes on through shared memory when both ends are on this host.
 ///
-/// Everything is as with [`tokio::net::TcpStream`], before, during and after the upgrade. Dropping it closes the connection; the
+/// Everything is as with [`tokio::net::TcpStream`], before, during and after the upgrade. Dropping it closes the connection (a
+/// forked child's copy only closes the descriptor, and the parent's connection goes on); the
 /// peer reads what was written and then its end. Dropping it with bytes unread, or after
 /// [`set_zero_linger`](Self::set_zero_linger), resets it.
 ///
@@ -58,6 +59,11 @@ impl ShmStream {
     /// ```
     pub async fn connect<A: ToSocketAddrs>(addr: A) -> io::Result<Self> {
         TcpStream::connect(addr).await.map(Self::fresh)
+    }
+
+    /// Whether this is a forked child's copy.
+    pub(crate) fn is_inherited(&self) -> bool {
+        self.connection.is_inherited()
     }
 
     /// The stream of a connection that nobody has used yet.

@@ -329,6 +329,14 @@ pub fn is_unused(stream: impl AsFd) -> bool {
     })
 }
 
+impl<S: Socket> Connection<S> {
+    /// Whether this is a forked child's copy of a connection that its parent made: dropping it closes the descriptor and does
+    /// nothing else.
+    pub fn is_inherited(&self) -> bool {
+        self.driver.is_inherited()
+    }
+}
+
 impl<S: Socket> Drop for Connection<S> {
     fn drop(&mut self) {
         self.driver.close(self.read.get_mut().unwrap_or_else(PoisonError::into_inner));

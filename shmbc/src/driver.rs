@@ -43,6 +43,8 @@ pub(crate) struct Driver<S: Socket> {
     progress: Progress,
     /// The peer has sent a FIN and said that it goes on reading.
     peer_half_closed: AtomicBool,
+    /// The process that made it. A forked child has a copy, which says nothing to the peer.
+    process: u32,
     /// Bytes taken from one ring when its reader, and put into the other when its writer, last went to sleep.
     moved: [AtomicU64; 2],
 }
@@ -154,6 +156,7 @@ impl<S: Socket> Driver<S> {
             traffic: Traffic::default(),
             progress: Progress::default(),
             peer_half_closed: AtomicBool::new(false),
+            process: std::process::id(),
             moved: Default::default(),
         }
     }
@@ -213,6 +216,9 @@ impl<S: Socket> Driver<S> {
     /// The stream is dropped. What TCP does with the program's unread bytes is done for those in the ring: a reset. Bytes that
     /// are not the program's, a token or probes, must not cause one.
     pub(crate) fn close(&mut self, read: &mut ReadSide) {
+        if self.is_inherited() {
+            return self.abandon();
+        }
         let Some(tcp) = &self.tcp else { return };
         if let Some(granted) = self.upgrade.granted()
             && !read.link.switched()
@@ -238,6 +244,20 @@ impl<S: Socket> Driver<S> {
         {
             agent::close_behind_token(tcp.into(), left);
         }
+    }
+
+    /// Whether this is a forked child's copy of a stream that its parent has.
+    pub(crate) fn is_inherited(&self) -> bool {
+        self.process != std::process::id()
+    }
+
+    /// Closes a forked child's copy of the socket, and nothing else: the connection goes on in the parent, with which the child shares
+    /// the block, the doorbells and the reactor's `epoll`. What else the stream had is left as it is, to the child's end.
+    fn abandon(&mut self) {
+        if let Some(tcp) = self.tcp.take() {
+            crate::sys::close_only(tcp);
+        }
+        std::mem::forget(Arc::clone(&self.upgrade));
     }
 
     /// Whether the next byte by TCP is one of the peer's token, come or not.

@@ -27,6 +27,6 @@ pub use mapping::Mapping;
 pub use model::{Mapping, current_cpu};
 #[cfg(not(loom))]
 pub use numa::Node;
-#[cfg(not(loom))]
-pub(crate) use tcp::tcp_peer_has_ended;
 pub use tcp::{TcpPosition, tcp_position};
+#[cfg(not(loom))]
+pub(crate) use tcp::{close_only, tcp_peer_has_ended};

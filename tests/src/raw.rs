@@ -297,6 +297,26 @@ pub fn dies_with_us(command: &mut Command) -> &mut Command {
     unsafe { command.pre_exec(die) }
 }
 
+/// Forks: the child's number, or nothing in the child. That has one thread of what may be many, and is to end soon, by
+/// [`exit_at_once`].
+///
+/// # Errors
+///
+/// Those of `fork(2)`.
+pub fn fork() -> io::Result<Option<nix::unistd::Pid>> {
+    // SAFETY: the child does what its test is about and ends; locks of other threads' are the test's care.
+    match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Parent { child } => Ok(Some(child)),
+        nix::unistd::ForkResult::Child => Ok(None),
+    }
+}
+
+/// Ends a forked child without running anything of its parent's.
+pub fn exit_at_once() -> ! {
+    // SAFETY: only ends the process.
+    unsafe { libc::_exit(0) }
+}
+
 /// The same descriptor number for as long as `fd` lives, for `/proc` and for other processes.
 pub fn number(fd: &impl AsFd) -> i32 {
     fd.as_fd().as_raw_fd()

@@ -42,6 +42,8 @@ pub enum Command {
     Shutdown(usize),
     /// Drops the stream.
     Drop(usize),
+    /// Has a forked child drop its copy of the stream, and end.
+    DropInChild(usize),
     /// Sets a linger time of zero, so that dropping it resets.
     ZeroLinger(usize),
     /// Asks for the path; answered with [`Answer::Text`]: `shared memory`, or `TCP (why)`.

@@ -211,8 +211,11 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        let polling = &self.connection.socket().source;
-        polling.registration.forget(polling.tcp.as_raw_fd());
+        // A forked child shares the `epoll` with its parent, who goes on.
+        if !self.connection.is_inherited() {
+            let polling = &self.connection.socket().source;
+            polling.registration.forget(polling.tcp.as_raw_fd());
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::mem::{MaybeUninit, size_of};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 /// Bytes a socket has moved since it was connected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -15,6 +15,15 @@ pub struct TcpPosition {
     pub written: u64,
     /// Bytes that have arrived, read by the program or not.
     pub arrived: u64,
+}
+
+/// Closes the descriptor of a socket and leaves everything else that it has as it is, above all its place in a reactor: a forked
+/// child shares the reactor's `epoll` with its parent, and taking the socket out of it there would take the parent's out.
+pub(crate) fn close_only(socket: impl AsFd) {
+    let descriptor = socket.as_fd().as_raw_fd();
+    std::mem::forget(socket);
+    // SAFETY: the descriptor is open, since `socket` had it, and nobody else closes it, since that was forgotten.
+    drop(unsafe { OwnedFd::from_raw_fd(descriptor) });
 }
 
 /// Where `socket` stands. The bytes of SYN and FIN are not counted.

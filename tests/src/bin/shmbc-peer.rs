@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use shmbc_tests::Pattern;
 use shmbc_tests::script::{Answer, Command, Kind, Move, Moved};
+use shmbc_tests::{Pattern, raw};
 use shmbc_tokio::{ShmListener, ShmStream};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -153,6 +153,14 @@ impl Peer {
             }
             Command::Drop(stream) => {
                 drop(self.ends.get_mut(stream).and_then(Option::take));
+                Answer::Done
+            }
+            Command::DropInChild(stream) => {
+                let Some(child) = raw::fork()? else {
+                    drop(self.ends.get_mut(stream).and_then(Option::take));
+                    raw::exit_at_once();
+                };
+                nix::sys::wait::waitpid(child, None)?;
                 Answer::Done
             }
             Command::ZeroLinger(stream) => {
