@@ -35,8 +35,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 /// hang has another: so many need as many hostile users. Each takes some 200 KiB.
 const MAX_PULLERS: usize = 256;
 
-/// Pullers that are kept when there is nothing to do.
-const KEPT: usize = 4;
+/// Pullers that are there from the start, and when there is nothing to do.
+const KEPT: usize = 2;
 
 /// Longest line between them: an answer with two addresses and three numbers.
 const LINE: usize = 256;
@@ -96,14 +96,16 @@ impl Pullers {
         Self::default()
     }
 
-    /// Has one begun, while the service has little that a fork would copy.
+    /// Has the first begun, while the service has little that a fork would copy.
     ///
     /// # Errors
     ///
     /// When there is no process to be had.
     pub(crate) async fn begin(&self) -> io::Result<()> {
-        let puller = self.another().await?;
-        self.idle().push(puller);
+        for _ in 0..KEPT {
+            let puller = self.another().await?;
+            self.idle().push(puller);
+        }
         Ok(())
     }
 
