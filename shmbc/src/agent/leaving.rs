@@ -1,11 +1,21 @@
 //! Sockets of dropped streams that stay open for a moment.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
+
+use nix::sys::resource::{Resource, getrlimit};
 
 /// How long a dropped stream's socket waits for a token. The peer writes it right after publishing its switch, so only one
 /// that is stopped or dead takes longer.
 const LEAVING: Duration = Duration::from_secs(5);
+
+/// Most of them at once: an eighth of the descriptors that the process may have. A hostile peer publishes a switch and sends no
+/// token, for each connection that it makes.
+pub(super) fn most() -> usize {
+    static MOST: OnceLock<usize> = OnceLock::new();
+    *MOST.get_or_init(|| getrlimit(Resource::RLIMIT_NOFILE).map_or(128, |(soft, _)| (soft / 8).clamp(1, 4096) as usize))
+}
 
 /// The socket of a stream that was dropped while its peer's token was on its way. Its write side is shut; it is closed once
 /// the token has come, because closing it before would be answered with a reset.

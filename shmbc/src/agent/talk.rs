@@ -12,7 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::bells::{Bells, Listen};
 use super::due::{Due, Task};
 use super::grant::{self, Accepted, Pending};
-use super::leaving::Leaving;
+use super::leaving::{self, Leaving};
 use super::session::{Retry, Session};
 use super::{Agent, Claim, Command};
 use crate::control::message::{Announcement, Decline, Grant, Listening, Offer, OfferId, Refusal, ToClient, ToHost};
@@ -127,7 +127,13 @@ impl Talk {
 
     fn carry_out(&mut self, command: Command) {
         match command {
-            Command::CloseBehindToken(leaving) => self.leaving.push(leaving),
+            Command::CloseBehindToken(leaving) => {
+                if self.leaving.len() >= leaving::most() {
+                    // The oldest has waited longest for what takes an honest peer microseconds.
+                    self.leaving.remove(0);
+                }
+                self.leaving.push(leaving);
+            }
             Command::WakeAt(due, upgrade) => self.due.at(due, Task::Wake(upgrade)),
             Command::Listen(listen) => self.listen(listen),
             Command::Offer(claim) => {
