@@ -14,6 +14,14 @@ use shmbc::layout::Sizes;
 use tokio::sync::{Notify, mpsc};
 use tracing::warn;
 
+/// Whether touching a page of a block can fail, which is SIGBUS to whoever touches it. A memfd's pages are accounted for when they are
+/// made, not before; with `vm.overcommit_memory=2` the kernel refuses that at its limit (`proc_sys_vm(5)`), and an end can always
+/// punch a hole where a page was. In the other modes it never refuses a single page.
+pub(crate) fn touching_can_fail() -> bool {
+    let mode = std::fs::read_to_string("/proc/sys/vm/overcommit_memory").unwrap_or_default();
+    !matches!(mode.trim(), "0" | "1")
+}
+
 /// The pool.
 #[derive(Debug)]
 pub(crate) struct Pool {

@@ -21,6 +21,7 @@ use tracing::debug;
 use self::outbox::{Inbox, Outgoing};
 use crate::hub::{Hub, NoProof, ProofPermit, Told};
 use crate::identity::Client;
+use crate::pool;
 use crate::prove::pullers::{PATIENCE, Unanswered};
 use crate::prove::{self, NotProven};
 use crate::table::connections::{EndKey, Gone, SessionId};
@@ -268,6 +269,10 @@ impl Session {
     async fn offer(&self, offer: Offer) -> Result<(), End> {
         if self.client.is_guarded() {
             self.hub.refuse(self.id, &self.client, &offer, Refusal::Guarded);
+            return Ok(());
+        }
+        if pool::touching_can_fail() {
+            self.hub.refuse(self.id, &self.client, &offer, Refusal::StrictAccount);
             return Ok(());
         }
         let permit = match self.permit().await {

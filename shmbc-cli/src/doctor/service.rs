@@ -107,6 +107,7 @@ fn refused(reason: &str, n: u64) -> Finding {
         "not-ready" => "a program was stopped or starved: look at its cgroup's cpu.stat",
         "tampered" => "do not trust one of the programs, and use the same release for both",
         "guarded" => "start the program as the user that it is to be: docker run --user, User= of its unit",
+        "strict-account" => "set vm.overcommit_memory to 0 or 1 (sysctl)",
         "other-owner" => "the program is to make its sockets after it has become the user that it is to be",
         _ => "nothing: the connection or the service was about to end",
     };
@@ -137,6 +138,7 @@ mod tests {
             Refusal::Tampered,
             Refusal::Guarded,
             Refusal::OtherOwner,
+            Refusal::StrictAccount,
         ];
         for refusal in all {
             let finding = refused(refusal.name(), 3);

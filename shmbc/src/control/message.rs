@@ -405,6 +405,8 @@ pub enum Refusal {
     Guarded,
     /// The socket was made by another user than the process runs as.
     OtherOwner,
+    /// The kernel keeps strict account of memory: a page of a block that cannot be had any more would end whoever touches it.
+    StrictAccount,
 }
 
 impl Refusal {
@@ -424,6 +426,7 @@ impl Refusal {
             Self::Tampered => "tampered",
             Self::Guarded => "guarded",
             Self::OtherOwner => "other-owner",
+            Self::StrictAccount => "strict-account",
         }
     }
 }
@@ -443,6 +446,9 @@ impl fmt::Display for Refusal {
             Self::NotReady => f.write_str("one of the ends did not map its block in time"),
             Self::Tampered => f.write_str("one of the ends changed the block before it was in use"),
             Self::Guarded => f.write_str("this process has, or has had, other rights than its user's other processes"),
+            Self::StrictAccount => {
+                f.write_str("the kernel keeps strict account of memory, so that touching shared memory can fail")
+            }
             Self::OtherOwner => f.write_str("this socket was made by another user than its process runs as"),
         }
     }
@@ -475,6 +481,7 @@ impl Refusal {
             Self::Guarded => {
                 "start it as the user that it is to be (docker run --user, User= of its unit) instead of letting it change by itself"
             }
+            Self::StrictAccount => "set vm.overcommit_memory to 0 or 1 (sysctl) to have connections in shared memory",
             Self::OtherOwner => "let the program make its sockets after it has become the user that it is to be",
         })
     }
