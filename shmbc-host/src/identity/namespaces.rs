@@ -16,6 +16,12 @@ const NAMES: [&str; 3] = ["pid", "mnt", "user"];
 /// User namespaces within each other; the kernel allows 32 (`user_namespaces(7)`).
 const MAX_NESTED: usize = 33;
 
+/// The parent of the kernel's threads, in the machine's own PID namespace; in another one this is anybody.
+const KTHREADD: i32 = 2;
+
+/// `PF_KTHREAD` of the kernel's `include/linux/sched.h`, in the ninth field of `/proc/PID/stat`.
+const KERNEL_THREAD: u64 = 0x0020_0000;
+
 /// The namespaces of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Namespaces([PathBuf; NAMES.len()]);
@@ -31,9 +37,10 @@ impl Namespaces {
         Self::read("self")
     }
 
-    /// The machine's; the service's own for one that may not see the first process, and serves its own user only.
+    /// The machine's: those of its first process, or of the kernel's own threads where that one hides from everybody. The service's own
+    /// for one that may see neither, and serves its own user only.
     pub(crate) fn of_the_machine() -> Option<Self> {
-        Self::of(1).or_else(Self::own)
+        Self::of(1).or_else(|| is_kernel_thread(KTHREADD).then(|| Self::of(KTHREADD)).flatten()).or_else(Self::own)
     }
 
     fn read(process: &str) -> Option<Self> {
@@ -42,10 +49,18 @@ impl Namespaces {
     }
 }
 
+fn is_kernel_thread(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let behind_the_name = stat.rsplit(')').next().unwrap_or_default();
+    let flags = behind_the_name.split_whitespace().nth(6).and_then(|flags| flags.parse::<u64>().ok());
+    flags.is_some_and(|flags| flags & KERNEL_THREAD != 0)
+}
+
 /// The user to whom a process's user namespace belongs, if that is another than the machine's: whoever has one of his own has many
 /// numbers of users in it, and is one all the same. Of several within each other the outermost counts.
 pub(crate) fn owner(pid: i32) -> Option<u32> {
-    let machine = std::fs::metadata("/proc/1/ns/user").or_else(|_| std::fs::metadata("/proc/self/ns/user")).ok()?.ino();
+    let machine = std::fs::metadata("/proc/1/ns/user");
+    let machine = machine.or_else(|_| std::fs::metadata("/proc/self/ns/user")).ok()?.ino();
     let mut namespace: OwnedFd = File::open(format!("/proc/{pid}/ns/user")).ok()?.into();
     let number = |namespace: &OwnedFd| rustix::fs::fstat(namespace).ok().map(|stat| stat.st_ino);
     if number(&namespace)? == machine {
