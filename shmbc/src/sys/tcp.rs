@@ -6,7 +6,7 @@
 
 use std::io;
 use std::mem::{MaybeUninit, size_of};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 
 /// Bytes a socket has moved since it was connected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,7 +19,10 @@ pub struct TcpPosition {
 
 /// Closes the descriptor of a socket and leaves everything else that it has as it is, above all its place in a reactor: a forked
 /// child shares the reactor's `epoll` with its parent, and taking the socket out of it there would take the parent's out.
+#[cfg(not(loom))]
 pub(crate) fn close_only(socket: impl AsFd) {
+    use std::os::fd::{FromRawFd, OwnedFd};
+
     let descriptor = socket.as_fd().as_raw_fd();
     std::mem::forget(socket);
     // SAFETY: the descriptor is open, since `socket` had it, and nobody else closes it, since that was forgotten.
