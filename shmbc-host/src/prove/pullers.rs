@@ -13,7 +13,6 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +23,7 @@ use rustix::net::{
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, wait, waitpid};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::look::{Request, Seen, look};
 use crate::kernel;
@@ -31,9 +31,13 @@ use crate::kernel;
 /// How long a look may take. Some tens of microseconds, unless the client makes it slow.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Most pullers, those that hang included. A client can make one hang for each proof it has under way, and nobody who has made one
-/// hang has another: so many need as many hostile users. Each takes some 200 KiB.
-const MAX_PULLERS: usize = 256;
+/// Most looks at a time, those that hang included; more wait. A client can make one hang for each proof it has under
+/// way, and nobody who has made one hang has another: so many need as many hostile users. Each takes a puller, of some
+/// 200 KiB.
+const MAX_LOOKS: usize = 256;
+
+/// How long a look waits for its turn. A thousand take a tenth of a second, unless all pullers hang.
+const TURN: Duration = Duration::from_secs(5);
 
 /// Pullers that are there from the start, and when there is nothing to do.
 const KEPT: usize = 2;
@@ -56,7 +60,7 @@ pub(crate) enum Unanswered {
 
 /// A puller that hangs.
 #[derive(Debug)]
-pub(crate) struct Stuck(Puller);
+pub(crate) struct Stuck(Puller, #[expect(dead_code, reason = "given back when it is gone")] OwnedSemaphorePermit);
 
 impl Stuck {
     /// Returns when it is gone, or goes on and ends.
@@ -67,11 +71,11 @@ impl Stuck {
 }
 
 /// The pullers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Pullers {
     nursery: tokio::sync::Mutex<Option<AsyncFd<OwnedFd>>>,
     idle: Mutex<Vec<Puller>>,
-    running: Arc<AtomicUsize>,
+    turns: Arc<Semaphore>,
 }
 
 /// One of them.
@@ -79,21 +83,12 @@ pub(crate) struct Pullers {
 struct Puller {
     socket: AsyncFd<OwnedFd>,
     pid: i32,
-    _counted: Counted,
-}
-
-#[derive(Debug)]
-struct Counted(Arc<AtomicUsize>);
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 impl Pullers {
     pub(crate) fn new() -> Self {
-        Self::default()
+        let (nursery, idle) = (tokio::sync::Mutex::default(), Mutex::default());
+        Self { nursery, idle, turns: Arc::new(Semaphore::new(MAX_LOOKS)) }
     }
 
     /// Has the first begun, while the service has little that a fork would copy.
@@ -119,6 +114,8 @@ impl Pullers {
         request: &Request,
         pidfd: BorrowedFd<'_>,
     ) -> Result<(Seen, Option<OwnedFd>), Unanswered> {
+        let turn = tokio::time::timeout(TURN, Arc::clone(&self.turns).acquire_owned()).await;
+        let Ok(Ok(turn)) = turn else { return Err(io::Error::other("too many of them hang").into()) };
         loop {
             let kept = self.idle().pop();
             let fresh = kept.is_none();
@@ -128,10 +125,7 @@ impl Pullers {
             };
             match tokio::time::timeout(PATIENCE, puller.ask(request, pidfd)).await {
                 Ok(Ok(seen)) => {
-                    let mut idle = self.idle();
-                    if idle.len() < KEPT {
-                        idle.push(puller);
-                    }
+                    self.put_back(puller);
                     return Ok(seen);
                 }
                 // One that was kept may have been killed by somebody meanwhile.
@@ -139,18 +133,23 @@ impl Pullers {
                 Ok(Err(error)) => return Err(error.into()),
                 Err(_) => {
                     self.end(puller.pid).await;
-                    return Err(Unanswered::Stuck(Stuck(puller)));
+                    return Err(Unanswered::Stuck(Stuck(puller, turn)));
                 }
             }
         }
     }
 
+    /// One that has answered. While looks wait for their turn, the next one takes it.
+    fn put_back(&self, puller: Puller) {
+        let mut idle = self.idle();
+        idle.push(puller);
+        if self.turns.available_permits() > 0 {
+            idle.truncate(KEPT);
+        }
+    }
+
     /// Has the nursery make one; has another nursery if that is gone.
     async fn another(&self) -> io::Result<Puller> {
-        let counted = Counted(Arc::clone(&self.running));
-        if self.running.fetch_add(1, Ordering::Relaxed) >= MAX_PULLERS {
-            return Err(io::Error::other("too many of them hang"));
-        }
         let mut nursery = self.nursery.lock().await;
         let mut retried = false;
         loop {
@@ -162,7 +161,7 @@ impl Pullers {
                 Ok((text, Some(socket))) => {
                     let pid = text.parse().map_err(|_| io::Error::other("the nursery makes no sense"))?;
                     let socket = kernel::register(socket, Interest::READABLE | Interest::WRITABLE)?;
-                    return Ok(Puller { socket, pid, _counted: counted });
+                    return Ok(Puller { socket, pid });
                 }
                 Ok((why, None)) => return Err(io::Error::other(why)),
                 Err(error) if retried => return Err(error),
