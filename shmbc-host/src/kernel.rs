@@ -108,6 +108,9 @@ pub(crate) fn spawn(keep: OwnedFd, run: fn(OwnedFd)) -> io::Result<i32> {
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => {
+            // SAFETY: sets no handler. Ignored, as whoever started the parent may have wished, this process's children
+            // would be reaped by the kernel, and their numbers be anybody's.
+            unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
             close_all_but(keep.as_raw_fd());
             // A panic must not go on into what is the parent's story.
             let _ = std::panic::catch_unwind(|| run(keep));

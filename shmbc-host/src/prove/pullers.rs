@@ -16,6 +16,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
@@ -171,7 +172,11 @@ impl Pullers {
                     let (here, there) = pair()?;
                     // Through one that ends at once: nobody has to wait for the nursery's end.
                     let between = kernel::spawn(there, |there| drop(kernel::spawn(there, serve_nursery)))?;
-                    waitpid(Pid::from_raw(between), WaitOptions::empty())?;
+                    match waitpid(Pid::from_raw(between), WaitOptions::empty()) {
+                        // Reaped by the kernel, where this process was told to ignore its children.
+                        Ok(_) | Err(Errno::CHILD) => {}
+                        Err(error) => return Err(error.into()),
+                    }
                     *nursery = Some(kernel::register(here, Interest::READABLE | Interest::WRITABLE)?);
                 }
             }
