@@ -111,9 +111,11 @@ pub(crate) fn spawn(keep: OwnedFd, run: fn(OwnedFd)) -> io::Result<i32> {
             // SAFETY: sets no handler. Ignored, as whoever started the parent may have wished, this process's children
             // would be reaped by the kernel, and their numbers be anybody's.
             unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
-            close_all_but(keep.as_raw_fd());
-            // A panic must not go on into what is the parent's story.
-            let _ = std::panic::catch_unwind(|| run(keep));
+            // With more than that it would keep sockets open after their owner has gone, its own other side among them.
+            if close_all_but(keep.as_raw_fd()) {
+                // A panic must not go on into what is the parent's story.
+                let _ = std::panic::catch_unwind(|| run(keep));
+            }
             // SAFETY: ends the child at once; nothing of the parent's is run or flushed.
             unsafe { libc::_exit(0) }
         }
@@ -121,16 +123,28 @@ pub(crate) fn spawn(keep: OwnedFd, run: fn(OwnedFd)) -> io::Result<i32> {
     }
 }
 
-/// For a child that is about to forget all that its parent had open.
-fn close_all_but(keep: i32) {
-    let keep = keep as libc::c_uint;
-    for (first, last) in [(0, keep.wrapping_sub(1)), (keep + 1, libc::c_uint::MAX)] {
-        if first <= last && !(first == 0 && keep == 0) {
-            // SAFETY: nothing of this process uses any of these descriptors from now on: it has one thread, which runs the
-            // function that was given `keep`, and ends without dropping what it has inherited.
-            let _ = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
-        }
+/// For a child that is about to forget all that its parent had open. Whether it has.
+fn close_all_but(keep: i32) -> bool {
+    let last = libc::c_uint::MAX;
+    let ranges = [(0, keep.cast_unsigned().checked_sub(1)), (keep.cast_unsigned() + 1, Some(last))];
+    let closed = ranges.into_iter().all(|(first, last)| match last {
+        // SAFETY: nothing of this process uses any of these descriptors from now on: it has one thread, which runs the
+        // function that was given `keep`, and ends without dropping what it has inherited.
+        Some(last) => unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) == 0 },
+        None => true,
+    });
+    closed || close_each_but(keep)
+}
+
+/// The same before Linux 5.9, and in sandboxes that do not know the call.
+fn close_each_but(keep: i32) -> bool {
+    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return false };
+    let open: Vec<i32> = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+    for fd in open.into_iter().filter(|fd| *fd != keep) {
+        // SAFETY: as above. The list's own descriptor is closed already, which is an error without effect.
+        let _ = unsafe { libc::close(fd) };
     }
+    true
 }
 
 /// The descriptors that whoever started this process has passed on (`sd_listen_fds(3)`): 3, 4, ... Only the first call has them.
