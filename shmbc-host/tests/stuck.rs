@@ -6,7 +6,7 @@
 mod common;
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -22,8 +22,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 use shmbc::control::message::*;
-use shmbc::control::socket;
+use shmbc::control::socket::{self, Received};
 
 /// What a child of this program does; without it this is the test.
 const ROLE: &str = "SHMBC_TEST_ROLE";
@@ -37,6 +38,11 @@ const USER: u32 = 1000;
 const SESSIONS: usize = 8;
 const OFFERS: u64 = 16;
 
+/// Honest users who come at once, as after a restart, each with [`SESSIONS`], and what each session offers: more than
+/// may be looked at at a time.
+const CROWD: u32 = 60;
+const CROWDED: u64 = 6;
+
 fn main() -> ExitCode {
     if let Ok(role) = std::env::var(ROLE) {
         return child(&role);
@@ -48,9 +54,13 @@ fn main() -> ExitCode {
     let trials = vec![
         trial("service_when_offered_files_that_never_answer_serves_others_and_ends", flush),
         trial("service_when_a_socket_becomes_such_a_file_in_mid_look_serves_others_and_ends", race),
+        trial("service_when_a_client_has_mapped_such_a_file_serves_others_and_ends", mapped),
         trial("service_when_a_client_hangs_in_exec_serves_others_and_ends", exec),
         trial("service_when_its_predecessor_is_stopped_takes_its_place", stopped),
         trial("service_when_another_answers_does_not_start", answered),
+        trial("offers_when_many_users_come_at_once_are_all_looked_at", crowd),
+        trial("service_when_started_by_one_who_ignores_its_children_starts", ignored),
+        trial("service_without_close_range_leaves_no_process_behind", left),
         trial("service_when_its_directory_is_kept_locked_starts_all_the_same", locked),
     ];
     let trials = trials.into_iter().map(|trial| trial.with_ignored_flag(cannot)).collect();
@@ -68,6 +78,11 @@ fn trial<F: Future<Output = ()> + 'static>(name: &str, test: fn() -> F) -> Trial
 
 fn child(role: &str) -> ExitCode {
     let path = PathBuf::from(std::env::var_os(SERVICE).unwrap());
+    if role == "without" {
+        forbid_close_range();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_shmbc-host"));
+        panic!("{}", command.args(["run", "--docker", "off", "--socket"]).arg(path).exec());
+    }
     let file = PathBuf::from(std::env::var_os(FILE).unwrap());
     let stream = TcpStream::connect(std::env::var(SERVER).unwrap()).unwrap();
     let (local, peer) = (stream.local_addr().unwrap(), stream.peer_addr().unwrap());
@@ -99,6 +114,30 @@ fn child(role: &str) -> ExitCode {
             }
             std::mem::forget(file);
         }
+        "mapped" => {
+            let file = File::open(file).unwrap();
+            let (address, len) = map(&file);
+            std::mem::forget(file);
+            for (id, session) in sessions.iter().enumerate() {
+                let offer = Offer { id: OfferId(id as u64), fd: stream.as_raw_fd(), local, peer, cpu: 0 };
+                session.say(&ToHost::Announce(Announcement { offer, end: End::A, mapped: (address, len) }));
+            }
+        }
+        "crowd" => {
+            println!("done");
+            let _ = std::io::stdin().read(&mut [0]);
+            for session in &sessions {
+                for id in 0..CROWDED {
+                    session.offer_as(id, stream.as_raw_fd(), local, peer);
+                }
+            }
+            let answers: Vec<_> = sessions
+                .iter()
+                .flat_map(|session| (0..CROWDED).map(|_| runtime.block_on(answer_to(session))))
+                .collect();
+            let unseen = answers.iter().filter(|answer| matches!(answer, None | Some(Refusal::OutOfResources))).count();
+            println!("{unseen}");
+        }
         "exec" => {
             // Closed on exec, in whose midst it waits for the answer.
             std::mem::forget(File::open(file).unwrap());
@@ -119,14 +158,46 @@ fn child(role: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+fn forbid_close_range() {
+    let rules = [(libc::SYS_close_range, Vec::new())].into_iter().collect();
+    let unknown = SeccompAction::Errno(libc::ENOSYS as u32);
+    let machine = std::env::consts::ARCH.try_into().unwrap();
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, unknown, machine).unwrap();
+    rustix::thread::set_no_new_privs(true).unwrap();
+    seccompiler::apply_filter(&BpfProgram::try_from(filter).unwrap()).unwrap();
+}
+
+/// A page of a file, mapped to be read: where, and how much.
+#[expect(unsafe_code, reason = "no library maps a file without")]
+fn map(file: &File) -> (u64, u64) {
+    const LEN: usize = 4096;
+    // SAFETY: a new mapping at an address of the kernel's choice, which nobody ever reads.
+    let at = unsafe { libc::mmap(std::ptr::null_mut(), LEN, libc::PROT_READ, libc::MAP_SHARED, file.as_raw_fd(), 0) };
+    assert_ne!(at, libc::MAP_FAILED);
+    (at as u64, LEN as u64)
+}
+
+/// Why an offer was refused; nothing when the session has ended.
+async fn answer_to(session: &Client) -> Option<Refusal> {
+    loop {
+        match common::hear(&session.socket).await {
+            Ok(Some(Received { message: ToClient::Refused(_, why), .. })) => return Some(why),
+            Ok(Some(_)) => {}
+            Ok(None) | Err(_) => return None,
+        }
+    }
+}
+
 // --- a file system that does not answer
 
-/// A FUSE file system with one file, which answers everything but FLUSH. Unmounted and given up when dropped.
+/// A FUSE file system with one file, which answers everything but FLUSH, and GETATTR once the file is open. Unmounted
+/// and given up when dropped.
 struct Silent {
     directory: tempfile::TempDir,
     /// Where the kernel takes the order to give the file system up.
     abort: PathBuf,
-    flushes: std::sync::mpsc::Receiver<()>,
+    /// What was asked and has no answer.
+    unanswered: std::sync::mpsc::Receiver<()>,
 }
 
 impl Silent {
@@ -137,11 +208,11 @@ impl Silent {
         let mut mount = Command::new("mount");
         mount.args(["-i", "-t", "fuse", "-o", options, "silent"]).arg(directory.path());
         assert!(mount.stdin(device.try_clone().unwrap()).status().unwrap().success());
-        let (flushed, flushes) = std::sync::mpsc::channel();
-        std::thread::spawn(move || answer(device, &flushed));
+        let (asked, unanswered) = std::sync::mpsc::channel();
+        std::thread::spawn(move || answer(device, &asked));
         let device = fs::metadata(directory.path()).unwrap().dev();
         let abort = PathBuf::from(format!("/sys/fs/fuse/connections/{}/abort", device & 0xff | device >> 12 & !0xff));
-        Self { directory, abort, flushes }
+        Self { directory, abort, unanswered }
     }
 
     fn file(&self) -> PathBuf {
@@ -158,7 +229,7 @@ impl Drop for Silent {
 }
 
 /// The daemon, by `linux/fuse.h`: a header of 40 bytes in, of 16 bytes out.
-fn answer(mut device: File, flushed: &std::sync::mpsc::Sender<()>) {
+fn answer(mut device: File, asked: &std::sync::mpsc::Sender<()>) {
     let mut request = vec![0; 128 << 10];
     let attributes = |node: u64| {
         let mode: u32 = if node == 1 { 0o40_755 } else { 0o100_666 };
@@ -172,6 +243,7 @@ fn answer(mut device: File, flushed: &std::sync::mpsc::Sender<()>) {
         }
         bytes
     };
+    let mut opened = false;
     while let Ok(n) = device.read(&mut request) {
         let word = |at: usize| u32::from_le_bytes(request[at..at + 4].try_into().unwrap());
         let long = |at: usize| u64::from_le_bytes(request[at..at + 8].try_into().unwrap());
@@ -180,19 +252,26 @@ fn answer(mut device: File, flushed: &std::sync::mpsc::Sender<()>) {
         // An hour.
         let valid = 3600_u64.to_le_bytes();
         let (error, body): (i32, Vec<u8>) = match opcode {
-            // LOOKUP: node, generation, how long entry and attributes are valid, attributes.
-            1 => (0, [&2_u64.to_le_bytes()[..], &[0; 8], &valid, &valid, &[0; 8], &attributes(2)].concat()),
+            // LOOKUP: node, generation, how long entry and attributes are valid (these not at all), attributes.
+            1 => (0, [&2_u64.to_le_bytes()[..], &[0; 8], &valid, &[0; 8], &[0; 8], &attributes(2)].concat()),
             // FORGET and BATCH_FORGET have no answer.
             2 | 42 => continue,
             // GETATTR
+            3 if opened && node == 2 => {
+                let _ = asked.send(());
+                continue;
+            }
             3 => (0, [&valid[..], &[0; 8], &attributes(node)].concat()),
             // OPEN and OPENDIR: handle, flags.
-            14 | 27 => (0, vec![0; 16]),
+            14 | 27 => {
+                opened |= opcode == 14;
+                (0, vec![0; 16])
+            }
             // RELEASE and RELEASEDIR
             18 | 29 => (0, Vec::new()),
             // FLUSH
             25 => {
-                let _ = flushed.send(());
+                let _ = asked.send(());
                 continue;
             }
             // INIT: version 7.31, and the rest as small as it may be.
@@ -241,17 +320,29 @@ impl Scene {
 
     /// A process of the hostile user.
     fn attack(&self, role: &str, file: &Path, keeper: Stdio) -> Child {
+        self.process(role, file, keeper, USER)
+    }
+
+    fn process(&self, role: &str, file: &Path, keeper: Stdio, uid: u32) -> Child {
         let program = self.directory.path().join("program");
-        fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
-        fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+        if !program.exists() {
+            // By another process: what this one has open for writing, a child that another test starts just now has too,
+            // and such a file cannot be run.
+            let copied = {
+                let mut install = Command::new("install");
+                install.args(["-m", "755"]).arg(std::env::current_exe().unwrap()).arg(&program);
+                install.status()
+            };
+            assert!(copied.unwrap().success());
+        }
         let mut command = Command::new(program);
-        command.env(ROLE, role).env(SERVICE, &self.socket).env(FILE, file).uid(USER).gid(USER);
+        command.env(ROLE, role).env(SERVICE, &self.socket).env(FILE, file).uid(uid).gid(uid);
         command.env(SERVER, self.listener.local_addr().unwrap().to_string());
         command.stdin(keeper).stdout(Stdio::piped()).spawn().unwrap()
     }
 
-    /// Others are served, the service ends when it is killed, and another one starts.
-    async fn others_are_served_and_it_ends(mut self) -> Result<(), &'static str> {
+    /// Others are served, and the service ends when it is told to.
+    async fn others_are_served_and_it_ends(&mut self, how: Signal) -> Result<(), &'static str> {
         for _ in 0..4 {
             let client = Client::greeted(&self.socket).await;
             let (left, right) = tcp();
@@ -260,17 +351,26 @@ impl Scene {
             client.granted().await;
             client.granted().await;
         }
-        self.service.0.kill().unwrap();
+        kill(Pid::from_raw(self.service.0.id().cast_signed()), how).unwrap();
         let begun = Instant::now();
         while self.service.0.try_wait().unwrap().is_none() {
             if begun.elapsed() > WATCHDOG {
-                // Nobody can wait for it before the file system is given up.
-                std::mem::forget(self);
-                return Err("the service is killed and does not end");
+                return Err("the service is told to end and does not");
             }
         }
-        drop(started(&self.socket));
         Ok(())
+    }
+
+    /// And another one starts at its place.
+    async fn others_are_served_and_it_is_replaced(mut self) -> Result<(), &'static str> {
+        let outcome = self.others_are_served_and_it_ends(Signal::SIGKILL).await;
+        if outcome.is_err() {
+            // Nobody can wait for it before the file system is given up.
+            std::mem::forget(self);
+        } else {
+            drop(started(&self.socket));
+        }
+        outcome
     }
 }
 
@@ -285,7 +385,7 @@ async fn flush() {
     let (scene, silent) = (Scene::new(), Silent::new());
     let mut child = scene.attack("flush", &silent.file(), Stdio::piped());
     done(&mut child);
-    let outcome = scene.others_are_served_and_it_ends().await;
+    let outcome = scene.others_are_served_and_it_is_replaced().await;
     drop(silent);
     child.kill().unwrap();
     child.wait().unwrap();
@@ -296,7 +396,31 @@ async fn race() {
     let (scene, silent) = (Scene::new(), Silent::new());
     let mut child = scene.attack("race", &silent.file(), Stdio::piped());
     done(&mut child);
-    let outcome = scene.others_are_served_and_it_ends().await;
+    let outcome = scene.others_are_served_and_it_is_replaced().await;
+    drop(silent);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(outcome, Ok(()));
+}
+
+/// Here the wait is one that not even SIGKILL ends.
+async fn mapped() {
+    let (mut scene, silent) = (Scene::new(), Silent::new());
+    let mut child = scene.attack("mapped", &silent.file(), Stdio::piped());
+    done(&mut child);
+    (0..SESSIONS).for_each(|_| silent.unanswered.recv_timeout(WATCHDOG).expect("nobody waits for the file"));
+    let outcome = scene.others_are_served_and_it_ends(Signal::SIGTERM).await;
+    if outcome.is_ok() {
+        scene.service = started(&scene.socket);
+    }
+    let outcome = match outcome {
+        Ok(()) => scene.others_are_served_and_it_ends(Signal::SIGKILL).await,
+        failed => failed,
+    };
+    if outcome.is_err() {
+        // Nobody can wait for it before the file system is given up.
+        std::mem::forget(scene);
+    }
     drop(silent);
     child.kill().unwrap();
     child.wait().unwrap();
@@ -314,11 +438,11 @@ async fn exec() {
     };
     let session = hear().fds.pop().expect("the control socket");
     let offer = hear().message;
-    silent.flushes.recv().unwrap();
+    silent.unanswered.recv().unwrap();
     socket::send(session.as_fd(), &offer, &[]).unwrap();
     // Ended when looking has taken too long, or at once because of the other program.
     while let Ok(Some(_)) = common::hear(&session).await {}
-    let outcome = scene.others_are_served_and_it_ends().await;
+    let outcome = scene.others_are_served_and_it_is_replaced().await;
     drop(silent);
     child.kill().unwrap();
     child.wait().unwrap();
@@ -345,6 +469,61 @@ async fn answered() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && said.contains("already running"), "{said}");
     Client::greeted(&scene.socket).await;
+}
+
+async fn crowd() {
+    let scene = Scene::new();
+    let mut users: Vec<_> =
+        (0..CROWD).map(|n| scene.process("crowd", Path::new("-"), Stdio::piped(), 20_000 + n)).collect();
+    let mut said: Vec<_> = users.iter_mut().map(|user| BufReader::new(user.stdout.take().unwrap()).lines()).collect();
+    said.iter_mut().for_each(|lines| assert_eq!(lines.next().unwrap().unwrap(), "done"));
+    users.iter_mut().for_each(|user| user.stdin.as_mut().unwrap().write_all(b"g").unwrap());
+    let unseen: Vec<_> = said.iter_mut().map(|lines| lines.next().unwrap().unwrap()).collect();
+    for mut user in users {
+        user.kill().unwrap();
+        user.wait().unwrap();
+    }
+    assert!(unseen.iter().all(|unseen| unseen == "0"), "of {}: {unseen:?}", SESSIONS as u64 * CROWDED);
+}
+
+async fn ignored() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("host.sock");
+    let mut env = Command::new("env");
+    env.args(["--ignore-signal=CHLD", env!("CARGO_BIN_EXE_shmbc-host"), "run", "--docker", "off", "--socket"])
+        .arg(&socket);
+    drop(Running::answers(env.spawn().unwrap(), &socket));
+}
+
+/// Linux has `close_range` since 5.9, and sandboxes forbid what they do not know.
+async fn left() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("host.sock");
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.env(ROLE, "without").env(SERVICE, &socket);
+    let service = Running::answers(command.spawn().unwrap(), &socket);
+    let (group, own) = (own_children(service.0.id()), service.0.id());
+    assert!(!group.is_empty(), "no puller");
+    assert_eq!(service.stop(Signal::SIGKILL), None, "{own}");
+    let begun = Instant::now();
+    while group.iter().any(|pid| lives(*pid)) {
+        assert!(begun.elapsed() < WATCHDOG, "of {group:?} some live on");
+    }
+}
+
+/// The processes that a service has forked: they run its program, and are in its session, but not it.
+fn own_children(service: u32) -> Vec<u32> {
+    let program = fs::read_link(format!("/proc/{service}/exe")).unwrap();
+    let all = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok());
+    let same = |pid: &u32| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == program);
+    let socket = |pid: u32| fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let mine = socket(service);
+    all.filter(|pid| *pid != service && same(pid) && socket(*pid) == mine).collect()
+}
+
+fn lives(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(" Z"))
 }
 
 async fn locked() {
