@@ -116,8 +116,10 @@ fn child(role: &str) -> ExitCode {
         }
         "mapped" => {
             let file = File::open(file).unwrap();
-            let (address, len) = map(&file);
-            std::mem::forget(file);
+            // With a length, so that the file is not asked for its own.
+            let map = memmap2::MmapOptions::new().len(4096).map_raw_read_only(&file).unwrap();
+            let (address, len) = (map.as_ptr() as u64, map.len() as u64);
+            std::mem::forget((file, map));
             for (id, session) in sessions.iter().enumerate() {
                 let offer = Offer { id: OfferId(id as u64), fd: stream.as_raw_fd(), local, peer, cpu: 0 };
                 session.say(&ToHost::Announce(Announcement { offer, end: End::A, mapped: (address, len) }));
@@ -165,16 +167,6 @@ fn forbid_close_range() {
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, unknown, machine).unwrap();
     rustix::thread::set_no_new_privs(true).unwrap();
     seccompiler::apply_filter(&BpfProgram::try_from(filter).unwrap()).unwrap();
-}
-
-/// A page of a file, mapped to be read: where, and how much.
-#[expect(unsafe_code, reason = "no library maps a file without")]
-fn map(file: &File) -> (u64, u64) {
-    const LEN: usize = 4096;
-    // SAFETY: a new mapping at an address of the kernel's choice, which nobody ever reads.
-    let at = unsafe { libc::mmap(std::ptr::null_mut(), LEN, libc::PROT_READ, libc::MAP_SHARED, file.as_raw_fd(), 0) };
-    assert_ne!(at, libc::MAP_FAILED);
-    (at as u64, LEN as u64)
 }
 
 /// Why an offer was refused; nothing when the session has ended.
