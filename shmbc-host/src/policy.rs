@@ -54,9 +54,8 @@ pub struct Rule {
 impl Rule {
     fn matches(&self, key: &ClientKey, container: Option<&Container>) -> bool {
         let uid = self.uid.is_none_or(|uid| match key {
-            ClientKey::Uid(its) => *its == uid,
-            // What is allowed outside of containers is not meant for what may be one; what is forbidden is.
-            ClientKey::Unknown(its) => *its == uid && self.accelerate != Some(true),
+            // What may be a container is only narrowed by it (`Policy::bounds`, `Policy::check_side`).
+            ClientKey::Uid(its) | ClientKey::Unknown(its) => *its == uid,
             ClientKey::Container(_) => false,
         });
         let name = self.container.as_ref().is_none_or(|name| container.is_some_and(|c| name.matches(&c.name)));
@@ -114,7 +113,9 @@ impl Policy {
         let mut bounds = self.limits.bounds();
         if let Some((n, rule)) = self.rule(key, container) {
             for (bound, most) in bounds.iter_mut().zip(rule.limits.each()) {
-                if let Some(most) = most {
+                if let Some(most) = most
+                    && (!is_unknown(key) || most < bound.most)
+                {
                     *bound = Bound { most, by: By::Rule(n) };
                 }
             }
@@ -186,7 +187,7 @@ impl Policy {
             let [peers, networks] = [&labels.peers, &labels.networks].map(Option::as_deref);
             side.check_narrowed(other, peers, networks).map_err(|why| format!("its labels let {} {why}", who()))?;
         }
-        if rule.is_some_and(|(_, rule)| rule.accelerate == Some(true)) {
+        if rule.is_some_and(|(_, rule)| rule.accelerate == Some(true)) && !is_unknown(side.key) {
             return Ok(());
         }
         match self.accelerate {
@@ -197,6 +198,9 @@ impl Policy {
                 who(),
                 labels::ENABLE
             )),
+            Accelerate::Labelled | Accelerate::None if is_unknown(side.key) => {
+                Err(format!("the host service accelerates what it knows, not {}", who()))
+            }
             Accelerate::Labelled | Accelerate::None => {
                 Err(format!("no rule of the host service accelerates {}: add one with accelerate = true", who()))
             }
@@ -249,6 +253,11 @@ impl<'a> Side<'a> {
 fn list(patterns: &[Pattern]) -> String {
     let words: Vec<_> = patterns.iter().map(ToString::to_string).collect();
     cut(&words.join(","))
+}
+
+/// Whether this may be a container: what is allowed outside of containers is not meant for it, what is forbidden is.
+const fn is_unknown(key: &ClientKey) -> bool {
+    matches!(key, ClientKey::Unknown(_))
 }
 
 fn who(key: &ClientKey, containers: &Containers) -> String {

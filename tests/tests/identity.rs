@@ -30,6 +30,8 @@ fn main() -> ExitCode {
             .needs(Need::Docker)
             .needs(Need::Root),
         test("users_when_they_are_one_owners_subordinates_have_one_quota", subordinates).needs(Need::Root),
+        test("rule_when_its_user_goes_into_a_user_namespace_still_limits_him", limited_by_rule).needs(Need::Root),
+        test("rule_when_it_raises_a_limit_is_not_for_what_may_be_a_container", raised_by_rule).needs(Need::Root),
     ])
 }
 
@@ -146,32 +148,53 @@ fn same_name() {
     }
 }
 
+/// A connection from a process outside of containers to `other`, which lasts as long as that process; and what `other` says of it.
+fn one_more(host: &HostProcess, other: &mut Peer) -> (String, Peer) {
+    let address = other.listen(Kind::Shm, Ipv4Addr::LOCALHOST);
+    let mut root = Peer::start(&Setup::with_host(host.socket()));
+    let (c, s) = connect(&mut root, Kind::Shm, other, address);
+    let [_, said] = peer::upgraded(&mut root, c, other, s);
+    (said, root)
+}
+
+/// A service with these lines of configuration, which everybody reaches.
+fn configured(lines: &str) -> (HostProcess, tempfile::NamedTempFile) {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    fs::write(file.path(), lines).expect("write it");
+    let host = HostProcess::start_with(&["--config", file.path().to_str().expect("a plain path")]);
+    fs::copy(program("shmbc-peer"), open(&host).join("peer")).expect("copy");
+    (host, file)
+}
+
 /// Two users of one namespace, which belongs to an ordinary one, with a limit of one connection for each client but root.
 fn subordinates() {
-    let file = tempfile::NamedTempFile::new().expect("a file");
-    fs::write(file.path(), "[limits]\nconnections = 1\n[[rule]]\nuid = 0\nlimits.connections = 9").expect("write it");
-    let host = HostProcess::start_with(&["--config", file.path().to_str().expect("a plain path")]);
-    let directory = open(&host);
-    let peer = directory.join("peer");
-    fs::copy(program("shmbc-peer"), &peer).expect("copy");
+    let (host, _file) = configured("[limits]\nconnections = 1\n[[rule]]\nuid = 0\nlimits.connections = 9");
     let namespace = UserNamespace::new();
-    let start = |number: u32| {
-        let mut command = Process::new("nsenter");
-        command.arg(format!("--user=/proc/{}/ns/user", namespace.0.id()));
-        command.args(["--setuid", &number.to_string(), "--setgid", &number.to_string()]).arg(&peer);
-        command.env("SHMBC_HOST", host.socket());
-        Peer::start_by(&mut command)
-    };
-    let (mut one, mut other) = (start(1), start(2));
-    let mut root = Peer::start(&Setup::with_host(host.socket()));
-    let address = root.listen(Kind::Shm, Ipv4Addr::LOCALHOST);
-    let (c, s) = connect(&mut one, Kind::Shm, &mut root, address);
-    assert_eq!(peer::upgraded(&mut one, c, &mut root, s), ["upgraded"; 2]);
-    let second = other.listen(Kind::Shm, Ipv4Addr::LOCALHOST);
-    let mut another = Peer::start(&Setup::with_host(host.socket()));
-    let (_, s) = connect(&mut another, Kind::Shm, &mut other, second);
-    let said = other.text(&Command::Upgraded(s));
+    let (mut one, mut other) = (namespace.start(&host, 1), namespace.start(&host, 2));
+    let (first, _root) = one_more(&host, &mut one);
+    assert_eq!(first, "upgraded");
+    let (said, _another) = one_more(&host, &mut other);
     assert!(said.contains("quota: ") && said.contains(&format!("uid {USER}")), "{said}");
+}
+
+/// Of an ordinary user's two connections from his own user namespace the second is one too many by these lines.
+fn one_only(lines: &str) {
+    let (host, _file) = configured(lines);
+    let namespace = UserNamespace::new();
+    let mut peer = namespace.start(&host, 1);
+    let (first, _root) = one_more(&host, &mut peer);
+    assert_eq!(first, "upgraded");
+    let (said, _another) = one_more(&host, &mut peer);
+    assert!(said.contains("quota: "), "{said}");
+}
+
+fn limited_by_rule() {
+    one_only(&format!("[[rule]]\nuid = {USER}\naccelerate = true\nlimits.connections = 1"));
+}
+
+fn raised_by_rule() {
+    let others = "[[rule]]\nuid = 0\nlimits.connections = 9";
+    one_only(&format!("[limits]\nconnections = 1\n[[rule]]\nuid = {USER}\nlimits.connections = 9\n{others}"));
 }
 
 /// A user namespace of an ordinary user, with more users in it; as long as its first process lives.
@@ -191,6 +214,15 @@ impl UserNamespace {
             fs::write(format!("/proc/{}/{map}", child.id()), lines).expect("root may");
         }
         Self(child)
+    }
+
+    /// A peer in it, as the user of this number there, of the program in the service's directory.
+    fn start(&self, host: &HostProcess, number: u32) -> Peer {
+        let mut command = Process::new("nsenter");
+        command.arg(format!("--user=/proc/{}/ns/user", self.0.id()));
+        command.args(["--setuid", &number.to_string(), "--setgid", &number.to_string()]);
+        command.arg(host.socket().with_file_name("peer")).env("SHMBC_HOST", host.socket());
+        Peer::start_by(&mut command)
     }
 }
 

@@ -97,6 +97,37 @@ fn connection_when_nothing_speaks_of_it_is_accelerated() {
 }
 
 #[test]
+fn rule_for_a_user_when_he_may_be_in_a_container_only_takes() {
+    let key = ClientKey::Unknown(1000);
+    let rule = |accelerate| Rule {
+        uid: Some(1000),
+        accelerate: Some(accelerate),
+        limits: SomeLimits { connections: Some(1), sessions: Some(u32::MAX), ..SomeLimits::default() },
+        ..Rule::default()
+    };
+    let policy = |accelerate, says| Policy { accelerate, rules: vec![rule(says)], ..Policy::default() };
+    let bounds = policy(Accelerate::All, true).bounds(&key, &Containers::default());
+    assert_eq!(bounds[Resource::Connections as usize], Bound { most: 1, by: By::Rule(1) });
+    assert_eq!(bounds[Resource::Sessions as usize].by, By::Limits, "not raised");
+    let check = |policy: Policy| {
+        let scene = Scene::new().policy(policy);
+        let mut client = Arc::into_inner(Client::pretended(1000, None)).unwrap();
+        client.key = key.clone();
+        scene.check(1, [Arc::new(client), Client::pretended(1000, None)])
+    };
+    check(policy(Accelerate::All, true)).unwrap();
+    says(
+        check(policy(Accelerate::All, false)),
+        "rule 1 of the host service keeps an unknown container of uid 1000 on TCP",
+    );
+    says(check(policy(Accelerate::None, true)), "what it knows, not an unknown container of uid 1000");
+    says(check(policy(Accelerate::Labelled, true)), "what it knows, not an unknown container of uid 1000");
+    let mut narrowed = policy(Accelerate::All, true);
+    narrowed.rules[0].peers = Some(vec![Pattern::from("db")]);
+    says(check(narrowed), "go over to shared memory with db only");
+}
+
+#[test]
 fn container_when_its_label_says_no_stays_on_tcp_whichever_end_it_is() {
     says(
         Scene::with([&[("io.shmbc.enable", "false")], &[]]).over(1),
