@@ -10,6 +10,7 @@
 mod addresses;
 pub(crate) mod namespaces;
 pub(crate) mod place;
+pub(crate) mod stranger;
 
 use std::io;
 use std::net::IpAddr;
@@ -22,6 +23,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 pub(crate) use self::addresses::of_host as host_addresses;
 use self::namespaces::Namespaces;
 use self::place::{BadCgroup, Claim, Place, place};
+use self::stranger::Stranger;
 use crate::credentials::Credentials;
 use crate::quota::ClientKey;
 
@@ -82,6 +84,7 @@ impl Client {
         let process = process_name(credentials.pid());
         let rights = Credentials::of(credentials.pid());
         let namespaces = Namespaces::of(credentials.pid());
+        let owner = namespaces::owner(credentials.pid());
         if has_exited(pidfd.as_fd()) {
             return Err(Unknown::Exited);
         }
@@ -92,8 +95,14 @@ impl Client {
         })?;
         let machine = Namespaces::of_the_machine();
         let contained = place != Place::Outside || namespaces.is_none() || namespaces != machine;
-        let uid = namespaces::owner(credentials.pid()).unwrap_or_else(|| credentials.uid());
-        let key = if contained { ClientKey::Unknown(uid) } else { ClientKey::Uid(uid) };
+        let uid = owner.unwrap_or_else(|| credentials.uid());
+        let key = match contained {
+            true => {
+                let within = namespaces.clone().filter(|_| owner.is_none() && namespaces != machine).map(Arc::new);
+                ClientKey::Unknown(Stranger { uid, within })
+            }
+            false => ClientKey::Uid(uid),
+        };
         let claim = Claim::of(&place, &cgroups).filter(|claim| !claim.is_homemade());
         Ok(Self {
             pidfd,

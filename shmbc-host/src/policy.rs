@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use self::labels::Labels;
 pub use self::pattern::Pattern;
+use crate::identity::stranger::Stranger;
 use crate::quota::{Bound, Bounds, By, ClientKey, Exceeded, Limits, SomeLimits};
 use crate::table::connections::End;
 use crate::table::containers::{Container, Containers, Network, cut};
@@ -55,7 +56,7 @@ impl Rule {
     fn matches(&self, key: &ClientKey, container: Option<&Container>) -> bool {
         let uid = self.uid.is_none_or(|uid| match key {
             // What may be a container is only narrowed by it (`Policy::bounds`, `Policy::check_side`).
-            ClientKey::Uid(its) | ClientKey::Unknown(its) => *its == uid,
+            ClientKey::Uid(its) | ClientKey::Unknown(Stranger { uid: its, .. }) => *its == uid,
             ClientKey::Container(_) => false,
         });
         let name = self.container.as_ref().is_none_or(|name| container.is_some_and(|c| name.matches(&c.name)));
@@ -265,7 +266,7 @@ fn who(key: &ClientKey, containers: &Containers) -> String {
         (_, Some(container)) => format!("container {}", cut(&container.name)),
         (ClientKey::Container(id), None) => format!("container {}", id.get(..12).unwrap_or(id)),
         (ClientKey::Uid(uid), None) => format!("uid {uid} outside of containers"),
-        (ClientKey::Unknown(uid), None) => format!("an unknown container of uid {uid}"),
+        (ClientKey::Unknown(Stranger { uid, .. }), None) => format!("an unknown container of uid {uid}"),
     }
 }
 

@@ -10,6 +10,7 @@ use nix::sys::resource::{Resource::RLIMIT_NOFILE as NOFILE, getrlimit};
 use serde::Deserialize;
 
 use crate::config::size;
+use crate::identity::stranger::Stranger;
 
 /// Ends of connections that wait, are granted or established. Each costs the host about one kilobyte of table and half a
 /// descriptor; the largest load a benchmark of ten thousand idle connections makes fits.
@@ -237,8 +238,8 @@ pub(crate) enum ClientKey {
     Container(Arc<str>),
     /// A user outside of containers.
     Uid(u32),
-    /// A user in something that is no container which the service recognises, and not proven to be outside of one.
-    Unknown(u32),
+    /// Who is in something that is no container which the service recognises, and not proven to be outside of one.
+    Unknown(Stranger),
 }
 
 #[derive(Debug)]

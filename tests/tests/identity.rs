@@ -10,7 +10,7 @@ use std::process::{Command as Process, ExitCode, Stdio};
 
 use shmbc_tests::peer::{self, connect};
 use shmbc_tests::process::program;
-use shmbc_tests::script::{Command, Kind};
+use shmbc_tests::script::Kind;
 use shmbc_tests::{HostProcess, Image, Need, Peer, Setup, docker, suite, test};
 
 /// An ordinary user, and the first of the numbers that he has in a namespace of his own.
@@ -32,6 +32,9 @@ fn main() -> ExitCode {
         test("users_when_they_are_one_owners_subordinates_have_one_quota", subordinates).needs(Need::Root),
         test("rule_when_its_user_goes_into_a_user_namespace_still_limits_him", limited_by_rule).needs(Need::Root),
         test("rule_when_it_raises_a_limit_is_not_for_what_may_be_a_container", raised_by_rule).needs(Need::Root),
+        test("users_when_they_are_in_one_unknown_container_have_one_quota", many_users)
+            .needs(Need::Docker)
+            .needs(Need::Root),
     ])
 }
 
@@ -195,6 +198,34 @@ fn limited_by_rule() {
 fn raised_by_rule() {
     let others = "[[rule]]\nuid = 0\nlimits.connections = 9";
     one_only(&format!("[limits]\nconnections = 1\n[[rule]]\nuid = {USER}\nlimits.connections = 9\n{others}"));
+}
+
+fn many_users() {
+    // A service without Docker's word.
+    let (host, _file) = configured("[limits]\nconnections = 1\n[[rule]]\nuid = 0\nlimits.connections = 9");
+    let image = Image::of(&program("shmbc-peer"));
+    let mount = format!("{}:/run/shmbc", open(&host).display());
+    let arguments = ["--network", "host", "--volume", &mount, "--cgroup-parent", "/customers"];
+    let start = |container: &str| {
+        let mut first = Peer::start_by(&mut image.run(container, &arguments));
+        // It runs.
+        let _ = first.listen(Kind::Tcp, Ipv4Addr::LOCALHOST);
+        first
+    };
+    let enter = |container: &str, user: &str| {
+        let mut command = Process::new("docker");
+        command.args(["exec", "--interactive", "--user", user, &image.name(container), "/program"]);
+        Peer::start_by(&mut command)
+    };
+    let _containers = ["many", "another"].map(start);
+    let (mut one, mut other) = (enter("many", "5001"), enter("many", "5002"));
+    let (first, _root) = one_more(&host, &mut one);
+    assert_eq!(first, "upgraded");
+    let (said, _second) = one_more(&host, &mut other);
+    assert!(said.contains("quota: "), "{said}");
+    let mut neighbour = enter("another", "5001");
+    let (said, _third) = one_more(&host, &mut neighbour);
+    assert_eq!(said, "upgraded", "its quota is its own");
 }
 
 /// A user namespace of an ordinary user, with more users in it; as long as its first process lives.

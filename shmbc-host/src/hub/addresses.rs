@@ -12,6 +12,7 @@ use tracing::{debug, warn};
 
 use super::{Hub, State};
 use crate::identity::Client;
+use crate::identity::stranger::Stranger;
 use crate::quota::ClientKey;
 use crate::session::outbox::Outgoing;
 use crate::table::connections::SessionId;
@@ -75,7 +76,7 @@ impl Hub {
     pub(crate) fn learn(&self, session: SessionId, client: &Client) {
         match client.key {
             ClientKey::Container(_) => {}
-            ClientKey::Uid(uid) | ClientKey::Unknown(uid) if uid == 0 || uid == self.own.uid => {}
+            ClientKey::Uid(uid) | ClientKey::Unknown(Stranger { uid, .. }) if uid == 0 || uid == self.own.uid => {}
             ClientKey::Uid(_) | ClientKey::Unknown(_) => return,
         }
         let mut addresses: Vec<_> = client.addresses().iter().map(IpAddr::to_canonical).collect();

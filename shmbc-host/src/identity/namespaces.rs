@@ -23,7 +23,7 @@ const KTHREADD: i32 = 2;
 const KERNEL_THREAD: u64 = 0x0020_0000;
 
 /// The namespaces of a process.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Namespaces([PathBuf; NAMES.len()]);
 
 impl Namespaces {

@@ -98,7 +98,7 @@ fn connection_when_nothing_speaks_of_it_is_accelerated() {
 
 #[test]
 fn rule_for_a_user_when_he_may_be_in_a_container_only_takes() {
-    let key = ClientKey::Unknown(1000);
+    let key = ClientKey::Unknown(Stranger { uid: 1000, within: None });
     let rule = |accelerate| Rule {
         uid: Some(1000),
         accelerate: Some(accelerate),
