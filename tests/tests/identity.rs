@@ -7,10 +7,15 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command as Process, ExitCode, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
+use serde_json::Value;
+use shmbc_tests::host::{connections, hello};
 use shmbc_tests::peer::{self, connect};
 use shmbc_tests::process::program;
+use shmbc_tests::raw::dies_with_us;
 use shmbc_tests::script::Kind;
+use shmbc_tests::sockets::wait_until;
 use shmbc_tests::{HostProcess, Image, Need, Peer, Setup, docker, suite, test};
 
 /// An ordinary user, and the first of the numbers that he has in a namespace of his own.
@@ -34,6 +39,8 @@ fn main() -> ExitCode {
         test("rule_when_it_raises_a_limit_is_not_for_what_may_be_a_container", raised_by_rule).needs(Need::Root),
         test("users_when_they_are_in_one_unknown_container_have_one_quota", many_users)
             .needs(Need::Docker)
+            .needs(Need::Root),
+        test("cgroup_when_the_service_has_a_cgroup_namespace_is_still_seen_to_be_somebodys", from_cgroup_namespace)
             .needs(Need::Root),
     ])
 }
@@ -87,19 +94,42 @@ fn unrecognised() {
     }
 }
 
+/// Makes a cgroup of root's.
+fn cgroup(name: &str) -> PathBuf {
+    static MADE: AtomicU32 = AtomicU32::new(0);
+    let top = CGROUPS.iter().map(Path::new).find(|path| path.join("cgroup.procs").exists()).expect("cgroups");
+    let made = MADE.fetch_add(1, Ordering::Relaxed);
+    let path = top.join(format!("shmbc-{name}-{}-{made}", std::process::id()));
+    fs::create_dir(&path).expect("a cgroup");
+    path
+}
+
+/// A command that goes into a cgroup, its `$1`, and does the rest of the line.
+fn in_cgroup(path: &Path, line: &str) -> Process {
+    let mut command = Process::new("sh");
+    command.args(["-c", &format!("echo $$ > \"$1\"/cgroup.procs && {line}"), "sh"]).arg(path);
+    command
+}
+
 /// A cgroup that an ordinary user keeps, with one below it that has any name; removed when dropped.
 struct Kept(PathBuf);
 
 impl Kept {
     fn new(name: &str) -> Self {
-        let kept = CGROUPS.iter().map(Path::new).find(|path| path.join("cgroup.procs").exists()).expect("cgroups");
-        let kept = kept.join(format!("shmbc-kept-{}", std::process::id()));
-        fs::create_dir(&kept).expect("a cgroup");
+        let kept = cgroup("kept");
         chown(&kept, Some(USER), None).expect("it is ours");
         let path = kept.join(name);
         let made = Process::new("mkdir").arg("-p").arg(&path).uid(USER).status().expect("mkdir");
         assert!(made.success());
         Self(path)
+    }
+
+    /// A peer of the one who keeps it, in there. Its program is beside the socket, where an ordinary user may go.
+    fn start(&self, socket: &Path) -> Peer {
+        let peer = socket.with_file_name("peer");
+        fs::copy(program("shmbc-peer"), &peer).expect("copy");
+        let mut command = in_cgroup(&self.0, "exec setpriv --reuid \"$2\" --clear-groups \"$3\"");
+        Peer::start_by(command.arg(USER.to_string()).arg(&peer).env("SHMBC_HOST", socket))
     }
 }
 
@@ -110,6 +140,13 @@ impl Drop for Kept {
             path = path.parent().expect("not the root");
         }
     }
+}
+
+/// What the table of the service at `socket` says of the one end of a peer's.
+fn row(socket: &Path, of: &Peer) -> Value {
+    let rows = connections(socket).into_iter();
+    let mut ends = rows.flat_map(|row| row["ends"].as_array().cloned().unwrap_or_default());
+    ends.find(|end| end["pid"] == of.pid()).expect("a row of its")
 }
 
 fn same_name() {
@@ -124,34 +161,44 @@ fn same_name() {
     let id = docker(&["inspect", "--format", "{{.Id}}", &image.name("victim")]);
     for name in [format!("docker-{id}.scope"), format!("docker/{id}"), id.clone()] {
         let kept = Kept::new(&name);
-        // Its own program and socket, where an ordinary user may go.
-        let peer = directory.join("peer");
-        fs::copy(program("shmbc-peer"), &peer).expect("copy");
-        let mut command = Process::new("sh");
-        command.args([
-            "-c",
-            "echo $$ > \"$1\"/cgroup.procs && exec setpriv --reuid \"$2\" --clear-groups \"$3\"",
-            "sh",
-        ]);
-        command.arg(&kept.0).arg(USER.to_string()).arg(&peer).env("SHMBC_HOST", host.socket());
-        let mut impostor = Peer::start_by(&mut command);
+        let mut impostor = kept.start(host.socket());
         let mut honest = Peer::start(&Setup::with_host(host.socket()));
         let address = impostor.listen(Kind::Shm, Ipv4Addr::LOCALHOST);
         let (c, s) = connect(&mut honest, Kind::Shm, &mut impostor, address);
         assert_eq!(peer::upgraded(&mut honest, c, &mut impostor, s), ["upgraded"; 2], "the victim's label is not its");
-        let rows = host.connections();
-        let ends: Vec<_> = rows.iter().flat_map(|row| row["ends"].as_array().cloned().unwrap_or_default()).collect();
-        let its = ends.iter().find(|end| end["pid"] == impostor.pid()).expect("a row of its");
+        let its = row(host.socket(), &impostor);
         assert_eq!(
             (&its["container_id"], its["container"].as_str()),
-            (&().into(), Some("(unknown container)")),
+            (&Value::Null, Some("(unknown container)")),
             "{its}"
         );
         drop((impostor, honest));
     }
 }
 
-/// A connection from a process outside of containers to `other`, which lasts as long as that process; and what `other` says of it.
+fn from_cgroup_namespace() {
+    let (cgroup, directory) = (cgroup("service"), tempfile::tempdir().expect("a directory"));
+    fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).expect("it is ours");
+    let socket = directory.path().join("host.sock");
+    let mut command = in_cgroup(&cgroup, "exec unshare --cgroup \"$2\" run --docker off --socket \"$3\"");
+    command.arg(program("shmbc-host-under-test")).arg(&socket).env("SHMBC_LOG", "warn").stdin(Stdio::null());
+    let mut service = dies_with_us(&mut command).spawn().expect("start shmbc-host");
+    wait_until("the host service answers", || hello(&socket).is_some());
+    let kept = Kept::new(&format!("docker-{}.scope", "a".repeat(64)));
+    let (mut impostor, mut honest) = (kept.start(&socket), Peer::start(&Setup::with_host(&socket)));
+    let address = impostor.listen(Kind::Shm, Ipv4Addr::LOCALHOST);
+    let (c, s) = connect(&mut honest, Kind::Shm, &mut impostor, address);
+    assert_eq!(peer::upgraded(&mut honest, c, &mut impostor, s), ["upgraded"; 2]);
+    let its = row(&socket, &impostor);
+    service.kill().expect("it runs");
+    service.wait().expect("it was killed");
+    // Its own children end with it, a moment later.
+    wait_until("nobody is in its cgroup", || fs::remove_dir(&cgroup).is_ok());
+    assert_eq!((&its["container_id"], its["container"].as_str()), (&Value::Null, Some("(unknown container)")), "{its}");
+}
+
+/// A connection from a process outside of containers to `other`, which lasts as long as that process; and what `other`
+/// says of it.
 fn one_more(host: &HostProcess, other: &mut Peer) -> (String, Peer) {
     let address = other.listen(Kind::Shm, Ipv4Addr::LOCALHOST);
     let mut root = Peer::start(&Setup::with_host(host.socket()));
@@ -235,9 +282,9 @@ impl UserNamespace {
     fn new() -> Self {
         let mut command = Process::new("unshare");
         command.args(["--user", "sleep", "600"]).uid(USER).gid(USER).stdin(Stdio::null());
-        let child = shmbc_tests::raw::dies_with_us(&mut command).spawn().expect("unshare");
+        let child = dies_with_us(&mut command).spawn().expect("unshare");
         let own = fs::read_link("/proc/self/ns/user").expect("a namespace");
-        shmbc_tests::sockets::wait_until("it is in a namespace of its own", || {
+        wait_until("it is in a namespace of its own", || {
             fs::read_link(format!("/proc/{}/ns/user", child.id())).is_ok_and(|ns| ns != own)
         });
         for map in ["uid_map", "gid_map"] {

@@ -40,7 +40,7 @@ impl Namespaces {
     /// The machine's: those of its first process, or of the kernel's own threads where that one hides from everybody. The service's own
     /// for one that may see neither, and serves its own user only.
     pub(crate) fn of_the_machine() -> Option<Self> {
-        Self::of(1).or_else(|| is_kernel_thread(KTHREADD).then(|| Self::of(KTHREADD)).flatten()).or_else(Self::own)
+        Self::of(1).or_else(|| Self::of(kernel_threads()?)).or_else(Self::own)
     }
 
     fn read(process: &str) -> Option<Self> {
@@ -49,11 +49,13 @@ impl Namespaces {
     }
 }
 
-fn is_kernel_thread(pid: i32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+/// The process that all of the kernel's threads come from: in the machine's own namespaces, and at the top of each hierarchy
+/// of cgroups.
+pub(super) fn kernel_threads() -> Option<i32> {
+    let stat = std::fs::read_to_string(format!("/proc/{KTHREADD}/stat")).ok()?;
     let behind_the_name = stat.rsplit(')').next().unwrap_or_default();
     let flags = behind_the_name.split_whitespace().nth(6).and_then(|flags| flags.parse::<u64>().ok());
-    flags.is_some_and(|flags| flags & KERNEL_THREAD != 0)
+    flags.is_some_and(|flags| flags & KERNEL_THREAD != 0).then_some(KTHREADD)
 }
 
 /// The user to whom a process's user namespace belongs, if that is another than the machine's: whoever has one of his own has many

@@ -9,6 +9,8 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use super::namespaces::kernel_threads;
+
 /// Where a process runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
@@ -117,11 +119,14 @@ impl Claim {
         !self.cgroups.is_empty() && self.cgroups.is_subset(&named(&cgroups, &self.id))
     }
 
-    /// Whether somebody else than root keeps a cgroup on the way, and may have given it this name. What cannot be seen, as from a
-    /// cgroup namespace of one's own, is not held against it.
+    /// Whether somebody else than root keeps a cgroup on the way, and may have given it this name. What cannot be seen is
+    /// not held against it: cgroups beside or below that of a service with a cgroup namespace of its own.
     pub(crate) fn is_homemade(&self) -> bool {
+        let top =
+            kernel_threads().map(|pid| std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default());
+        let top = top.unwrap_or_default();
         self.cgroups.iter().any(|(controllers, path)| {
-            let mut way = path.as_str();
+            let Some(mut way) = from_top(&top, controllers, path) else { return false };
             loop {
                 if owner(controllers, way).is_some_and(|uid| uid != 0) {
                     return true;
@@ -137,11 +142,7 @@ impl Claim {
 
 /// The controllers of each hierarchy whose path has this id, and the path up to there.
 fn named(cgroups: &str, id: &str) -> BTreeSet<(String, String)> {
-    let lines = cgroups.lines().filter_map(|line| {
-        let mut fields = line.splitn(3, ':').skip(1);
-        Some((fields.next()?, fields.next()?))
-    });
-    let paths = lines.filter_map(|(controllers, path)| {
+    let paths = lines(cgroups).filter_map(|(controllers, path)| {
         let start = path.find(id)?;
         let end = path[start..].find('/').map_or(path.len(), |slash| start + slash);
         Some((controllers.to_owned(), path[..end].to_owned()))
@@ -149,11 +150,24 @@ fn named(cgroups: &str, id: &str) -> BTreeSet<(String, String)> {
     paths.collect()
 }
 
+/// The path from the top of its hierarchy, where `top` is the cgroup file of a process that is there. To a cgroup namespace
+/// below it all paths are told from that namespace's own cgroup, that of the top as so many steps up.
+fn from_top<'a>(top: &str, controllers: &str, path: &'a str) -> Option<&'a str> {
+    let up = lines(top).find(|(its, _)| *its == controllers).map_or("", |(_, path)| path.trim_end_matches('/'));
+    let way = path.strip_prefix(up)?;
+    (way.starts_with('/') && !way.starts_with("/../")).then_some(way)
+}
+
+/// The controllers and the path of each line of a cgroup file.
+fn lines(cgroups: &str) -> impl Iterator<Item = (&str, &str)> {
+    cgroups.lines().filter_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        Some((fields.next()?, fields.next()?))
+    })
+}
+
 /// Who keeps the cgroup of this path, where it can be seen. The machine's own view first: a container has one of its own.
 fn owner(controllers: &str, path: &str) -> Option<u32> {
-    if path.contains("/..") {
-        return None;
-    }
     let hierarchy = match controllers.strip_prefix("name=").unwrap_or(controllers) {
         "" => ["unified", "."],
         name => [name, name],
@@ -164,4 +178,24 @@ fn owner(controllers: &str, path: &str) -> Option<u32> {
         let found = std::fs::symlink_metadata(way.join(path.trim_start_matches('/'))).ok()?;
         found.is_dir().then(|| found.uid())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn path_when_told_from_a_cgroup_namespace_is_found_from_the_top_unless_it_is_beside_or_below() {
+        let top = "9:name=systemd:/\n4:memory:/../..\n0::/..\n";
+        let from_top = |controllers, path| from_top(top, controllers, path);
+        assert_eq!(from_top("name=systemd", "/a/docker"), Some("/a/docker"));
+        assert_eq!(from_top("name=systemd", "/..a/docker"), Some("/..a/docker"), "just a name");
+        assert_eq!(from_top("memory", "/../../a/docker"), Some("/a/docker"));
+        assert_eq!(from_top("", "/../a"), Some("/a"));
+        for unseen in ["/../a", "/a", "/", "/../../../a", "/../..a/b"] {
+            assert_eq!(from_top("memory", unseen), None, "{unseen}");
+        }
+        assert_eq!(from_top("unlisted", "/a"), Some("/a"));
+        assert_eq!(from_top("unlisted", "/../a"), None);
+    }
 }

@@ -1,8 +1,8 @@
 //! Who is charged for what the service does not recognise.
 //!
 //! In a container in the machine's own user namespace a process is any user it likes, so its number says nothing: all in
-//! the same namespaces are one. Only root can make such. Elsewhere the user is certain: the owner of the user namespace, or who
-//! is in no namespace of another kind.
+//! the same namespaces are one. Only root can make such. Elsewhere the user is certain: the owner of the user namespace,
+//! or who is in no namespace of another kind.
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
