@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::task::{Context, Poll, ready};
 
-use shmbc::{Registration, register_listener};
+use shmbc::Listener;
 use tokio::net::{TcpListener, ToSocketAddrs};
 
 use crate::stream::ShmStream;
@@ -14,11 +14,9 @@ use crate::stream::ShmStream;
 /// A socket that accepts connections, from programs that speak SHMBC and from those that do not.
 ///
 /// It is a real TCP listener: addresses, ports, backlog and refusal are the kernel's own.
-pub struct ShmListener {
-    // Before the socket, so that the host service is told before the number can be another one's.
-    registration: Registration,
-    tcp: TcpListener,
-}
+///
+/// Dropping it closes it. A forked child's copy only closes the descriptor, and the parent's listener goes on.
+pub struct ShmListener(Listener<TcpListener>);
 
 impl ShmListener {
     /// Binds to `addr`, like [`TcpListener::bind`]. Port 0 asks for any free port.
@@ -41,7 +39,7 @@ impl ShmListener {
     }
 
     pub(crate) fn new(tcp: TcpListener) -> Self {
-        Self { registration: register_listener(tcp.as_fd()), tcp }
+        Self(Listener::new(tcp))
     }
 
     /// Accepts a connection, like [`TcpListener::accept`].
@@ -54,7 +52,7 @@ impl ShmListener {
     ///
     /// Cancel safe: if another branch of a `select!` completes first, no connection was accepted.
     pub async fn accept(&self) -> io::Result<(ShmStream, SocketAddr)> {
-        let (tcp, peer) = self.tcp.accept().await?;
+        let (tcp, peer) = self.0.socket().accept().await?;
         Ok((ShmStream::accepted(tcp), peer))
     }
 
@@ -64,7 +62,7 @@ impl ShmListener {
     ///
     /// As [`accept`](Self::accept).
     pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(ShmStream, SocketAddr)>> {
-        let (tcp, peer) = ready!(self.tcp.poll_accept(cx))?;
+        let (tcp, peer) = ready!(self.0.socket().poll_accept(cx))?;
         Poll::Ready(Ok((ShmStream::accepted(tcp), peer)))
     }
 
@@ -88,8 +86,7 @@ impl ShmListener {
     ///
     /// Those of deregistering it.
     pub fn into_std(self) -> io::Result<std::net::TcpListener> {
-        drop(self.registration);
-        self.tcp.into_std()
+        self.0.into_socket().into_std()
     }
 
     /// The address it is bound to.
@@ -98,7 +95,7 @@ impl ShmListener {
     ///
     /// Those of `getsockname(2)`.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.tcp.local_addr()
+        self.0.socket().local_addr()
     }
 
     /// The value of `IP_TTL`.
@@ -107,7 +104,7 @@ impl ShmListener {
     ///
     /// Those of `getsockopt(2)`.
     pub fn ttl(&self) -> io::Result<u32> {
-        self.tcp.ttl()
+        self.0.socket().ttl()
     }
 
     /// Sets `IP_TTL`.
@@ -116,7 +113,7 @@ impl ShmListener {
     ///
     /// Those of `setsockopt(2)`.
     pub fn set_ttl(&self, ttl: u32) -> io::Result<()> {
-        self.tcp.set_ttl(ttl)
+        self.0.socket().set_ttl(ttl)
     }
 }
 
@@ -130,18 +127,18 @@ impl TryFrom<std::net::TcpListener> for ShmListener {
 
 impl fmt::Debug for ShmListener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ShmListener").field("tcp", &self.tcp).finish()
+        f.debug_struct("ShmListener").field("tcp", self.0.socket()).finish()
     }
 }
 
 impl AsFd for ShmListener {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.tcp.as_fd()
+        self.0.socket().as_fd()
     }
 }
 
 impl AsRawFd for ShmListener {
     fn as_raw_fd(&self) -> RawFd {
-        self.tcp.as_raw_fd()
+        self.0.socket().as_raw_fd()
     }
 }

@@ -27,7 +27,7 @@ pub struct OwnedReadHalf {
     inner: Arc<ShmStream>,
 }
 
-/// The writing half of [`ShmStream::into_split`]. Dropping it shuts the write side.
+/// The writing half of [`ShmStream::into_split`]. Dropping it shuts the write side, but for a forked child's copy.
 #[derive(Debug)]
 pub struct OwnedWriteHalf {
     inner: Arc<ShmStream>,

@@ -16,7 +16,7 @@ mod talk;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
@@ -76,9 +76,57 @@ pub(crate) fn next_id() -> OfferId {
     OfferId(NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
+/// A listening socket, of which the host service knows so that its addresses count as local and people can see it: what every kind
+/// of listener is made of.
+///
+/// Dropping it closes the socket, which the host service is told before. A forked child's copy only closes the descriptor: the
+/// child shares the reactor's `epoll` with its parent, whose listener goes on.
+#[derive(Debug)]
+pub struct Listener<L: AsFd> {
+    // Before the socket, so that the host service is told before the number can be another one's.
+    registration: Registration,
+    /// Nothing once it has been taken out.
+    socket: Option<L>,
+    /// The process that made it.
+    process: u32,
+}
+
+impl<L: AsFd> Listener<L> {
+    /// Tells the host service of `socket`.
+    pub fn new(socket: L) -> Self {
+        Self { registration: register(socket.as_fd()), socket: Some(socket), process: std::process::id() }
+    }
+
+    /// The socket.
+    pub const fn socket(&self) -> &L {
+        self.socket.as_ref().expect("a listener has its socket until it is consumed")
+    }
+
+    /// The socket, to be changed where it is.
+    pub const fn socket_mut(&mut self) -> &mut L {
+        self.socket.as_mut().expect("a listener has its socket until it is consumed")
+    }
+
+    /// Takes the socket out, of which the host service knows no longer.
+    pub fn into_socket(mut self) -> L {
+        self.registration = Registration(None);
+        self.socket.take().expect("a listener has its socket until it is consumed")
+    }
+}
+
+impl<L: AsFd> Drop for Listener<L> {
+    fn drop(&mut self) {
+        if self.process != std::process::id()
+            && let Some(socket) = self.socket.take()
+        {
+            crate::sys::close_only(socket);
+        }
+    }
+}
+
 /// A listener that the host service knows of, until this is dropped.
 #[derive(Debug)]
-pub struct Registration(Option<OfferId>);
+struct Registration(Option<OfferId>);
 
 impl Drop for Registration {
     fn drop(&mut self) {
@@ -88,9 +136,7 @@ impl Drop for Registration {
     }
 }
 
-/// Tells the host service of a listening socket, so that its addresses count as local and people can see it. Every listener does
-/// so, and keeps what this returns for as long as it keeps the socket.
-pub fn register_listener(socket: BorrowedFd<'_>) -> Registration {
+fn register(socket: BorrowedFd<'_>) -> Registration {
     let local = rustix::net::getsockname(socket).ok().and_then(|address| SocketAddr::try_from(address).ok());
     let (Some(agent), Some(local)) = (agent(), local) else { return Registration(None) };
     let listening = Listening { id: next_id(), fd: socket.as_raw_fd(), local };

@@ -92,7 +92,7 @@ mod upgrade;
 mod wait;
 
 #[cfg(not(loom))]
-pub use agent::{Registration, query, register_listener};
+pub use agent::{Listener, query};
 #[cfg(not(loom))]
 pub use config::{AlreadyInstalled, Config, ConfigError, When};
 pub use ring::PeerFault;

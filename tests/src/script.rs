@@ -44,6 +44,8 @@ pub enum Command {
     Drop(usize),
     /// Has a forked child drop its copy of the stream, and end.
     DropInChild(usize),
+    /// Has a forked child drop its copy of the listener, and end.
+    DropListenerInChild,
     /// Sets a linger time of zero, so that dropping it resets.
     ZeroLinger(usize),
     /// Asks for the path; answered with [`Answer::Text`]: `shared memory`, or `TCP (why)`.

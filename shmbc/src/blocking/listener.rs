@@ -5,16 +5,12 @@ use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use super::ShmStream;
-use crate::agent::{Registration, register_listener};
+use crate::agent::Listener;
 
 /// A socket that accepts connections, from programs that speak SHMBC and from those that do not: as [`TcpListener`], which
-/// it is.
+/// it is. Dropping a forked child's copy closes the descriptor, and the parent's listener goes on.
 #[derive(Debug)]
-pub struct ShmListener {
-    // Before the socket, so that the host service is told before the number can be another one's.
-    registration: Registration,
-    tcp: TcpListener,
-}
+pub struct ShmListener(Listener<TcpListener>);
 
 /// The connections of a listener, without end. See [`ShmListener::incoming`].
 #[derive(Debug)]
@@ -32,13 +28,12 @@ impl ShmListener {
 
     /// Takes over a standard library listener.
     pub fn from_std(listener: TcpListener) -> Self {
-        Self { registration: register_listener(listener.as_fd()), tcp: listener }
+        Self(Listener::new(listener))
     }
 
     /// Gives the standard library listener back.
     pub fn into_std(self) -> TcpListener {
-        drop(self.registration);
-        self.tcp
+        self.0.into_socket()
     }
 
     /// Waits for a connection, like [`TcpListener::accept`].
@@ -47,7 +42,7 @@ impl ShmListener {
     ///
     /// Those of `accept(2)`; `WouldBlock` when there is none and it is non-blocking.
     pub fn accept(&self) -> io::Result<(ShmStream, SocketAddr)> {
-        let (tcp, peer) = self.tcp.accept()?;
+        let (tcp, peer) = self.0.socket().accept()?;
         Ok((ShmStream::new(tcp, true)?, peer))
     }
 
@@ -62,7 +57,7 @@ impl ShmListener {
     ///
     /// Those of `fcntl(2)`: mostly no descriptor left.
     pub fn try_clone(&self) -> io::Result<Self> {
-        self.tcp.try_clone().map(Self::from_std)
+        self.0.socket().try_clone().map(Self::from_std)
     }
 
     /// The address it is bound to.
@@ -71,7 +66,7 @@ impl ShmListener {
     ///
     /// Those of `getsockname(2)`.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.tcp.local_addr()
+        self.0.socket().local_addr()
     }
 
     /// Whether [`accept`](Self::accept) fails with `WouldBlock` instead of waiting. Accepted streams wait all the same.
@@ -80,7 +75,7 @@ impl ShmListener {
     ///
     /// Those of `ioctl(2)`.
     pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
-        self.tcp.set_nonblocking(nonblocking)
+        self.0.socket().set_nonblocking(nonblocking)
     }
 
     /// The value of `IP_TTL`.
@@ -89,7 +84,7 @@ impl ShmListener {
     ///
     /// Those of `getsockopt(2)`.
     pub fn ttl(&self) -> io::Result<u32> {
-        self.tcp.ttl()
+        self.0.socket().ttl()
     }
 
     /// Sets `IP_TTL`.
@@ -98,7 +93,7 @@ impl ShmListener {
     ///
     /// Those of `setsockopt(2)`.
     pub fn set_ttl(&self, ttl: u32) -> io::Result<()> {
-        self.tcp.set_ttl(ttl)
+        self.0.socket().set_ttl(ttl)
     }
 
     /// The pending error of the socket, which this takes.
@@ -107,7 +102,7 @@ impl ShmListener {
     ///
     /// Those of `getsockopt(2)`.
     pub fn take_error(&self) -> io::Result<Option<io::Error>> {
-        self.tcp.take_error()
+        self.0.socket().take_error()
     }
 }
 
@@ -121,12 +116,12 @@ impl Iterator for Incoming<'_> {
 
 impl AsFd for ShmListener {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.tcp.as_fd()
+        self.0.socket().as_fd()
     }
 }
 
 impl AsRawFd for ShmListener {
     fn as_raw_fd(&self) -> RawFd {
-        self.tcp.as_raw_fd()
+        self.0.socket().as_raw_fd()
     }
 }

@@ -24,7 +24,8 @@ use crate::reactor::{Slice, Way};
 /// this host.
 ///
 /// Reading and writing work on a shared reference too, so that one thread can read and another write. Two threads that
-/// read at once take turns.
+/// read at once take turns. Dropping the last handle closes the connection; the last of a forked child's only closes the descriptor,
+/// and the parent's connection goes on.
 ///
 /// Bytes must go through the stream: what is written or read through its descriptor is not counted, and a connection
 /// whose count is wrong stays on TCP (written) or is reset at the switch (read).

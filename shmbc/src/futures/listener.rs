@@ -11,20 +11,12 @@ use async_io::Async;
 use futures_core::Stream;
 
 use super::ShmStream;
-use crate::agent::{Registration, register_listener};
+use crate::agent::Listener;
 
 /// A socket that accepts connections, from programs that speak SHMBC and from those that do not. Clones are handles of the
-/// same one.
+/// same one. Dropping the last of a forked child's closes the descriptor, and the parent's listener goes on.
 #[derive(Clone, Debug)]
-pub struct ShmListener(Arc<Registered>);
-
-#[derive(Debug)]
-struct Registered {
-    // Before the socket, so that the host service is told before the number can be another one's.
-    #[expect(dead_code, reason = "for its drop")]
-    registration: Registration,
-    tcp: Async<TcpListener>,
-}
+pub struct ShmListener(Arc<Listener<Async<TcpListener>>>);
 
 /// The connections of a listener as a stream without end. See [`ShmListener::incoming`].
 #[derive(Debug)]
@@ -46,8 +38,7 @@ impl ShmListener {
     ///
     /// Those of registering it with the reactor.
     pub fn from_std(listener: TcpListener) -> io::Result<Self> {
-        let registration = register_listener(listener.as_fd());
-        Ok(Self(Arc::new(Registered { registration, tcp: Async::new(listener)? })))
+        Ok(Self(Arc::new(Listener::new(Async::new(listener)?))))
     }
 
     /// Waits for a connection.
@@ -60,7 +51,7 @@ impl ShmListener {
     ///
     /// Cancel safe: no connection is lost.
     pub async fn accept(&self) -> io::Result<(ShmStream, SocketAddr)> {
-        let (tcp, peer) = self.0.tcp.accept().await?;
+        let (tcp, peer) = self.0.socket().accept().await?;
         Ok((ShmStream::new(tcp, true), peer))
     }
 
@@ -75,7 +66,7 @@ impl ShmListener {
     ///
     /// Those of `getsockname(2)`.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.tcp.get_ref().local_addr()
+        self.0.socket().get_ref().local_addr()
     }
 }
 
@@ -83,7 +74,7 @@ impl Stream for Incoming<'_> {
     type Item = io::Result<ShmStream>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let listener = &self.0.0.tcp;
+        let listener = self.0.0.socket();
         loop {
             match listener.get_ref().accept() {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => ready!(listener.poll_readable(cx))?,
@@ -96,12 +87,12 @@ impl Stream for Incoming<'_> {
 
 impl AsFd for ShmListener {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.tcp.as_fd()
+        self.0.socket().as_fd()
     }
 }
 
 impl AsRawFd for ShmListener {
     fn as_raw_fd(&self) -> RawFd {
-        self.0.tcp.as_raw_fd()
+        self.0.socket().as_raw_fd()
     }
 }

@@ -21,7 +21,8 @@ use crate::reactor::{Buffer, Slice, Way};
 /// A byte stream between two processes for any executor, upgraded to shared memory when both ends are on this host.
 ///
 /// Clones are handles of the same stream, and it reads and writes by shared reference too; one task at a time may wait for
-/// reading and one for writing. Dropping the last handle closes the connection.
+/// reading and one for writing. Dropping the last handle closes the connection; the last of a forked child's only closes the
+/// descriptor, and the parent's connection goes on.
 ///
 /// Bytes must go through the stream: what is written or read through its descriptor is not counted, and a connection
 /// whose count is wrong stays on TCP (written) or is reset at the switch (read).

@@ -9,17 +9,12 @@ use ::mio::net::TcpListener;
 use ::mio::{Interest, Registry, Token};
 
 use super::ShmStream;
-use crate::agent::{Registration, register_listener};
+use crate::agent::Listener;
 
 /// A socket that accepts connections, from programs that speak SHMBC and from those that do not: as mio's [`TcpListener`],
-/// which it is.
+/// which it is. Dropping a forked child's copy closes the descriptor, and the parent's listener goes on.
 #[derive(Debug)]
-pub struct ShmListener {
-    // Before the socket, so that the host service is told before the number can be another one's.
-    #[expect(dead_code, reason = "for its drop")]
-    registration: Registration,
-    tcp: TcpListener,
-}
+pub struct ShmListener(Listener<TcpListener>);
 
 impl ShmListener {
     /// Binds to `addr`, like [`TcpListener::bind`]. Port 0 asks for any free port.
@@ -32,7 +27,7 @@ impl ShmListener {
     }
 
     fn new(listener: TcpListener) -> Self {
-        Self { registration: register_listener(listener.as_fd()), tcp: listener }
+        Self(Listener::new(listener))
     }
 
     /// Takes over a standard library listener, which must be in non-blocking mode.
@@ -46,7 +41,7 @@ impl ShmListener {
     ///
     /// `WouldBlock` when there is none; else those of `accept(2)`.
     pub fn accept(&self) -> io::Result<(ShmStream, SocketAddr)> {
-        let (tcp, peer) = self.tcp.accept()?;
+        let (tcp, peer) = self.0.socket().accept()?;
         Ok((ShmStream::new(tcp.into(), true), peer))
     }
 
@@ -56,7 +51,7 @@ impl ShmListener {
     ///
     /// Those of `getsockname(2)`.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.tcp.local_addr()
+        self.0.socket().local_addr()
     }
 
     /// The value of `IP_TTL`.
@@ -65,7 +60,7 @@ impl ShmListener {
     ///
     /// Those of `getsockopt(2)`.
     pub fn ttl(&self) -> io::Result<u32> {
-        self.tcp.ttl()
+        self.0.socket().ttl()
     }
 
     /// Sets `IP_TTL`.
@@ -74,7 +69,7 @@ impl ShmListener {
     ///
     /// Those of `setsockopt(2)`.
     pub fn set_ttl(&self, ttl: u32) -> io::Result<()> {
-        self.tcp.set_ttl(ttl)
+        self.0.socket().set_ttl(ttl)
     }
 
     /// The pending error of the socket, which this takes.
@@ -83,32 +78,32 @@ impl ShmListener {
     ///
     /// Those of `getsockopt(2)`.
     pub fn take_error(&self) -> io::Result<Option<io::Error>> {
-        self.tcp.take_error()
+        self.0.socket().take_error()
     }
 }
 
 impl Source for ShmListener {
     fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
-        self.tcp.register(registry, token, interests)
+        self.0.socket_mut().register(registry, token, interests)
     }
 
     fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
-        self.tcp.reregister(registry, token, interests)
+        self.0.socket_mut().reregister(registry, token, interests)
     }
 
     fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        self.tcp.deregister(registry)
+        self.0.socket_mut().deregister(registry)
     }
 }
 
 impl AsFd for ShmListener {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.tcp.as_fd()
+        self.0.socket().as_fd()
     }
 }
 
 impl AsRawFd for ShmListener {
     fn as_raw_fd(&self) -> RawFd {
-        self.tcp.as_raw_fd()
+        self.0.socket().as_raw_fd()
     }
 }

@@ -25,7 +25,8 @@ use crate::reactor::{Slice, Way};
 ///
 /// Reading and writing never wait, and work on a shared reference too. Bytes must go through the stream: what is written or
 /// read through its descriptor is not counted, and a connection whose count is wrong stays on TCP (written) or is reset
-/// at the switch (read).
+/// at the switch (read). Dropping it closes the connection; a forked child's copy only closes the descriptor, and the parent's
+/// connection goes on.
 ///
 /// # Writability
 ///

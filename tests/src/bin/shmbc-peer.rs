@@ -163,6 +163,18 @@ impl Peer {
                 nix::sys::wait::waitpid(child, None)?;
                 Answer::Done
             }
+            Command::DropListenerInChild => {
+                // One that has found nobody at its door hears of the next only from the reactor.
+                if let Some(Listener::Shm(listener)) = &self.listener {
+                    std::future::poll_fn(|cx| Poll::Ready(listener.poll_accept(cx).is_pending())).await;
+                }
+                let Some(child) = raw::fork()? else {
+                    drop(self.listener.take());
+                    raw::exit_at_once();
+                };
+                nix::sys::wait::waitpid(child, None)?;
+                Answer::Done
+            }
             Command::ZeroLinger(stream) => {
                 on!(&self.end(stream)?.stream, s => s.set_zero_linger()?);
                 Answer::Done
