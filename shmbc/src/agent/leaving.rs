@@ -11,7 +11,8 @@ use nix::sys::resource::{Resource, getrlimit};
 const LEAVING: Duration = Duration::from_secs(5);
 
 /// Most of them at once: an eighth of the descriptors that the process may have. A hostile peer publishes a switch and sends no
-/// token, for each connection that it makes.
+/// token, for each connection that it makes. The oldest goes first, so an honest peer, whose token comes within microseconds, is
+/// served all the same; one that is stopped just then, while so many others come, is reset and loses what it has not read.
 pub(super) fn most() -> usize {
     static MOST: OnceLock<usize> = OnceLock::new();
     *MOST.get_or_init(|| getrlimit(Resource::RLIMIT_NOFILE).map_or(128, |(soft, _)| (soft / 8).clamp(1, 4096) as usize))

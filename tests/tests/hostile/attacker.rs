@@ -26,7 +26,7 @@ pub(crate) fn obey() {
     // As many descriptors as it can have: the kernel's other limits are to be met.
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
     setrlimit(Resource::RLIMIT_NOFILE, most, most).expect("its own limit");
-    let mut attacker = Attacker { host, session: None, tcp: None, offers: 0, sent: 0, spoils: None };
+    let mut attacker = Attacker { host, session: None, tcp: None, offers: 0, sent: 0, spoils: None, kept: Vec::new() };
     for line in io::stdin().lock().lines().map_while(Result::ok) {
         let order: Order = serde_json::from_str(&line).expect("an order");
         let said = attacker.obey(&order).unwrap_or_else(|error| Said::Failed(error.to_string()));
@@ -44,6 +44,7 @@ struct Attacker {
     /// Bytes of the stream's sent by TCP.
     sent: u64,
     spoils: Option<Spoils>,
+    kept: Vec<(TcpStream, Spoils)>,
 }
 
 /// What it was granted.
@@ -130,6 +131,10 @@ impl Attacker {
                 return Ok(Said::Moved(report));
             }
             Order::Throw(garbage) => found = thrower::throw(&self.host, *garbage)?,
+            Order::Keep => {
+                let tcp = none(self.tcp.take(), "connection")?;
+                self.kept.push((tcp, none(self.spoils.take(), "grant")?));
+            }
             Order::Close => {
                 self.spoils = None;
                 self.tcp = None;

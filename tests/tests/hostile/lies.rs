@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use shmbc_tests::process::open_fds;
 use shmbc_tests::script::{Answer, Command, Move, Moved, TO_THE_END};
 use shmbc_tests::sockets::wait_until;
 use shmbc_tests::suite::Test;
@@ -20,6 +21,7 @@ pub(crate) fn tests() -> Vec<Test> {
         test("count_when_it_lies_far_ahead_is_data_until_the_end", count_far_ahead),
         test("token_when_it_never_comes_is_an_end_at_the_end", token_never_comes),
         test("token_when_it_never_comes_keeps_no_dropped_stream", token_never_comes_to_a_dropped_stream),
+        test("tokens_when_they_never_come_to_many_dropped_streams_keep_few_descriptors", tokens_never_come_to_many),
         test("token_when_unannounced_is_data", token_unannounced),
         test("switch_when_forbidden_by_the_peer_leaves_the_stream_on_tcp", switch_forbidden),
         test("tcp_bytes_behind_the_token_when_too_many_reset_the_connection", too_many_stray_bytes),
@@ -113,6 +115,36 @@ fn token_never_comes_to_a_dropped_stream() {
         scene.meet_a_friend();
     }
     // The hostile process still holds its last connection; the victim must not.
+    scene.victim_has_nothing_left();
+    scene.over();
+}
+
+/// Sockets that wait for tokens are an eighth of the descriptors that the victim may have, however many a hostile peer would like.
+fn tokens_never_come_to_many() {
+    const LIMIT: u64 = 128;
+    const WAITING: usize = LIMIT as usize / 8;
+    /// Its socket and its doorbells.
+    const OF_A_STREAM: usize = 3;
+    let mut scene = Scene::new();
+    let victim = rustix::process::Pid::from_raw(scene.victim.pid() as i32);
+    let limit = rustix::process::Rlimit { current: Some(LIMIT), maximum: Some(LIMIT) };
+    rustix::process::prlimit(victim, rustix::process::Resource::Nofile, limit).expect("a limit of our own process");
+    let before = open_fds(scene.victim.pid()).expect("the victim runs");
+    let mut most = 0;
+    for round in 0..4 * WAITING {
+        let stream = told_to_go(&mut scene, &AS_IT_SHOULD);
+        // The agent has been told of all streams dropped before this one, and has closed what it had to.
+        let waiting = open_fds(scene.victim.pid()).expect("the victim runs") - before;
+        assert!(waiting <= WAITING + OF_A_STREAM, "{waiting} in round {round}");
+        most = most.max(waiting);
+        let how = if round.is_multiple_of(2) { Switch::NoToken } else { Switch::HalfToken };
+        scene.hostile.order(&Order::Switch(how));
+        scene.hostile.order(&Order::Keep);
+        scene.victim.done(&Command::Drop(stream));
+    }
+    assert!(most > OF_A_STREAM, "nothing waited");
+    // An honest peer's connections are as ever, also when they end in the midst of this.
+    scene.meet_a_friend();
     scene.victim_has_nothing_left();
     scene.over();
 }

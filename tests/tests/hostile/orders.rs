@@ -48,6 +48,8 @@ pub(crate) enum Order {
     Assault(Assault, u64),
     /// Throws garbage at the host service.
     Throw(Garbage),
+    /// Keeps the connection and what was granted as they are, until it is killed.
+    Keep,
     /// Closes the connection and lets go of all that was granted.
     Close,
 }
