@@ -4,8 +4,9 @@
 //! answers, and tells each stream through its [`Upgrade`]. When the host service goes away it comes back to it, and offers
 //! again what has stayed on TCP for want of a host. Never on the data path: it may stop for a minute and no byte is late.
 //!
-//! The thread starts with the first listener or offer of the process and sleeps in `poll(2)`. Here is what streams reach of
-//! it; [`talk`] is the thread, [`session`] its socket.
+//! The thread starts with the first listener or offer of the process and sleeps in `poll(2)`. When the program closes its
+//! descriptors (see [`own`](crate::own)) it ends, and another one goes on when there is something to do. Here is what streams
+//! reach of it; [`talk`] is the thread, [`session`] its socket.
 
 pub(crate) mod bells;
 mod due;
@@ -19,28 +20,42 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use crate::config::Config;
 use crate::control::message::{Listening, OfferId};
-use crate::eventfd::EventFd;
 use crate::link::Reason;
 use crate::locality::{Locality, LocalityTable};
+use crate::own::{self, Bell};
 use crate::reactor::Registrar;
 use crate::upgrade::Upgrade;
 use bells::Listen;
 use leaving::Leaving;
-use talk::Talk;
+use talk::{Left, Talk};
 
 /// The part of the agent that streams reach.
 #[derive(Debug)]
 struct Agent {
-    queue: Mutex<Vec<Command>>,
-    wake: EventFd,
+    path: &'static Path,
+    desk: Mutex<Desk>,
     locality: RwLock<LocalityTable>,
     /// A forked child has the memory of the agent, but not its thread.
     process: u32,
+}
+
+/// Where streams leave commands for the thread.
+#[derive(Debug, Default)]
+struct Desk {
+    queue: Vec<Command>,
+    /// Wakes the thread. Nothing when there is none.
+    bell: Option<Arc<Bell>>,
+    /// A thread has been begun, and will look here.
+    beginning: bool,
+    /// Which thread it is for, counted. One that finds another's number here ends.
+    thread: u64,
+    /// What a thread that ended has left to the next one.
+    left: Option<Left>,
 }
 
 #[derive(Debug)]
@@ -163,8 +178,10 @@ pub(crate) fn close(id: OfferId) {
 
 /// Closes the socket of a dropped stream once the rest of its peer's token, `left` bytes, has come.
 pub(crate) fn close_behind_token(socket: OwnedFd, left: usize) {
-    if let Some(agent) = agent() {
-        agent.send(Command::CloseBehindToken(Leaving::new(socket, left)));
+    if let Some(agent) = agent()
+        && let Ok(leaving) = Leaving::new(socket, left)
+    {
+        agent.send(Command::CloseBehindToken(leaving));
     }
 }
 
@@ -204,25 +221,84 @@ fn agent() -> Option<&'static Agent> {
 fn start(path: &'static Path) -> io::Result<&'static Agent> {
     // Lives as long as the process: streams may be dropped in its very last moments.
     let agent: &'static Agent = Box::leak(Box::new(Agent {
-        queue: Mutex::default(),
-        wake: EventFd::new()?,
+        path,
+        desk: Mutex::default(),
         locality: RwLock::default(),
         process: std::process::id(),
     }));
-    let talk = Talk::new(agent, path);
-    std::thread::Builder::new().name("shmbc-agent".into()).spawn(move || {
-        // The program's signals are for the program's threads.
-        let _ = nix::sys::signal::SigSet::all().thread_block();
-        talk.run();
-    })?;
+    agent.begin(&mut agent.desk())?;
     Ok(agent)
 }
 
 impl Agent {
-    fn send(&self, command: Command) {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).push(command);
-        if let Err(error) = self.wake.notify() {
-            tracing::error!(%error, "cannot wake the agent");
+    fn desk(&self) -> MutexGuard<'_, Desk> {
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn send(&'static self, command: Command) {
+        // What has ended needs no thread. So a program that closes its descriptors, and then drops what it had, finds nobody who
+        // opens others.
+        let wanted = !matches!(command, Command::Close(_));
+        let mut desk = self.desk();
+        desk.queue.push(command);
+        if desk.beginning {
+            return;
+        }
+        let (bell, thread) = (desk.bell.clone(), desk.thread);
+        drop(desk);
+        if bell.is_some_and(|bell| bell.ring()) || !wanted {
+            return;
+        }
+        let mut desk = self.desk();
+        // Another thread that has been begun meanwhile finds the command.
+        let begun = desk.beginning || desk.thread != thread && desk.bell.is_some();
+        if !begun && let Err(error) = self.begin(&mut desk) {
+            let queue = std::mem::take(&mut desk.queue);
+            drop(desk);
+            nobody(queue, &error);
+        }
+    }
+
+    /// Begins a thread, with descriptors of its own.
+    fn begin(&'static self, desk: &mut Desk) -> io::Result<()> {
+        if let Some(bell) = desk.bell.take() {
+            own::notice_sweep();
+            bell.disown();
+        }
+        let thread = desk.thread + 1;
+        std::thread::Builder::new().name("shmbc-agent".into()).spawn(move || {
+            // The program's signals are for the program's threads.
+            let _ = nix::sys::signal::SigSet::all().thread_block();
+            // Here and not where a stream waits for it: making room for a high number may take milliseconds.
+            match own::bell() {
+                Ok((bell, ear)) => {
+                    let mut desk = self.desk();
+                    (desk.bell, desk.beginning) = (Some(Arc::new(bell)), false);
+                    drop(desk);
+                    Talk::new(self, thread, ear).run();
+                }
+                Err(error) => {
+                    let mut desk = self.desk();
+                    desk.beginning = false;
+                    let queue = std::mem::take(&mut desk.queue);
+                    drop(desk);
+                    nobody(queue, &error);
+                }
+            }
+        })?;
+        (desk.thread, desk.beginning) = (thread, true);
+        Ok(())
+    }
+}
+
+/// There is no thread that could do this, for now.
+fn nobody(queue: Vec<Command>, error: &io::Error) {
+    tracing::warn!(%error, "no agent: streams stay on TCP");
+    for command in queue {
+        if let Command::Offer(claim) = command
+            && let Some(upgrade) = claim.upgrade.upgrade()
+        {
+            upgrade.stay(Reason::NoHost);
         }
     }
 }

@@ -74,6 +74,8 @@ mod models;
 #[cfg(not(loom))]
 mod over_tcp;
 #[cfg(not(loom))]
+mod own;
+#[cfg(not(loom))]
 mod pace;
 #[cfg(not(loom))]
 mod polled;

@@ -311,6 +311,16 @@ pub fn fork() -> io::Result<Option<nix::unistd::Pid>> {
     }
 }
 
+/// Closes every descriptor from `first` on, whoever has it: what a program does that cleans up before it goes on.
+///
+/// # Errors
+///
+/// Those of `close_range(2)`.
+pub fn close_from(first: u32) -> io::Result<()> {
+    // SAFETY: closes what others own, which is what its callers are about; they use nothing of it afterwards.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) }).map(drop)
+}
+
 /// Ends a forked child without running anything of its parent's.
 pub fn exit_at_once() -> ! {
     // SAFETY: only ends the process.

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::sync::{Arc, Weak};
 
 use rustix::event::Timespec;
@@ -12,6 +12,7 @@ use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 
 use super::{Command, agent};
 use crate::doorbell::Waiter;
+use crate::own;
 
 /// A stream that wants to hear of rings.
 pub(crate) trait Rung: Send + Sync {
@@ -51,7 +52,7 @@ const BATCH: usize = 64;
 
 impl Bells {
     pub(super) fn new() -> io::Result<Self> {
-        Ok(Self { epoll: epoll::create(CreateFlags::CLOEXEC)?, next: 0, listeners: HashMap::new() })
+        Ok(Self { epoll: own::high(epoll::create(CreateFlags::CLOEXEC)?), next: 0, listeners: HashMap::new() })
     }
 
     pub(super) fn listen(&mut self, bell: &Weak<Waiter>, stream: Weak<dyn Rung>) -> io::Result<()> {
@@ -61,6 +62,12 @@ impl Bells {
         epoll::add(&self.epoll, &*waiter, EventData::new_u64(self.next), EventFlags::IN | EventFlags::ET)?;
         self.listeners.insert(self.next, Listener { bell: Weak::clone(bell), stream });
         Ok(())
+    }
+
+    /// Gives the instance up, whose number may be another's: it is never used or closed again. What it was to listen to.
+    pub(super) fn disown(self) -> impl Iterator<Item = Listen> {
+        let _ = self.epoll.into_raw_fd();
+        self.listeners.into_values().map(|Listener { bell, stream }| Listen { bell, stream })
     }
 
     /// Tells those that were rung.

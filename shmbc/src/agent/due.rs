@@ -40,6 +40,14 @@ impl Due {
         first.map(|first| first.remove())
     }
 
+    /// Takes all who want to look again, due or not.
+    pub(super) fn take_wakes(&mut self) -> impl Iterator<Item = Weak<Upgrade>> {
+        std::mem::take(&mut self.tasks).into_values().filter_map(|task| match task {
+            Task::Wake(upgrade) => Some(upgrade),
+            Task::Decide(_) => None,
+        })
+    }
+
     /// Forgets the decisions: everything is decided anew.
     pub(super) fn forget_decisions(&mut self) {
         self.tasks.retain(|_, task| !matches!(task, Task::Decide(_)));

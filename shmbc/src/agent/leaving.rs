@@ -1,10 +1,13 @@
 //! Sockets of dropped streams that stay open for a moment.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit};
+
+use crate::own::Own;
 
 /// How long a dropped stream's socket waits for a token. The peer writes it right after publishing its switch, so only one
 /// that is stopped or dead takes longer.
@@ -22,15 +25,20 @@ pub(super) fn most() -> usize {
 /// the token has come, because closing it before would be answered with a reset.
 #[derive(Debug)]
 pub(super) struct Leaving {
-    socket: OwnedFd,
+    socket: Own,
     /// Bytes of the token still to come.
     left: usize,
     until: Instant,
 }
 
 impl Leaving {
-    pub(super) fn new(socket: OwnedFd, left: usize) -> Self {
-        Self { socket, left, until: Instant::now() + LEAVING }
+    pub(super) fn new(socket: OwnedFd, left: usize) -> io::Result<Self> {
+        Ok(Self { socket: Own::new(socket)?, left, until: Instant::now() + LEAVING })
+    }
+
+    /// See [`Own::disown`].
+    pub(super) fn disown(&self) {
+        self.socket.disown();
     }
 
     pub(super) const fn until(&self) -> Instant {
@@ -39,6 +47,9 @@ impl Leaving {
 
     /// Takes what has come of the token. True when the socket can be closed.
     pub(super) fn is_over(&mut self) -> bool {
+        if !self.socket.is_ours() {
+            return true;
+        }
         let mut token = [0; 16];
         match rustix::net::recv(&self.socket, &mut token[..self.left], rustix::net::RecvFlags::DONTWAIT) {
             Ok((_, n)) => {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, soc
 
 use crate::control::message::{PROTOCOL, ToClient, ToHost};
 use crate::control::socket as control;
+use crate::own::Own;
 
 /// First and longest pause before the host service is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
@@ -22,7 +23,7 @@ const WELCOME: Duration = Duration::from_secs(5);
 const OUTBOX_MAX: usize = 100_000;
 
 pub(super) struct Session {
-    socket: OwnedFd,
+    socket: Own,
     outbox: VecDeque<ToHost>,
     since: Instant,
     welcomed: bool,
@@ -33,8 +34,8 @@ pub(super) struct Session {
 impl Session {
     pub(super) fn begin(path: &Path) -> io::Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let socket = socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?;
-        connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+        let socket = Own::new(socket(AddressFamily::Unix, SockType::SeqPacket, flags, None)?)?;
+        connect(socket.as_fd().as_raw_fd(), &UnixAddr::new(path)?)?;
         let outbox = VecDeque::from([ToHost::Hello { protocol: PROTOCOL }]);
         Ok(Self { socket, outbox, since: Instant::now(), welcomed: false, located: false })
     }
@@ -57,6 +58,7 @@ impl Session {
     /// Sends what can be sent.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         while let Some(message) = self.outbox.front() {
+            self.look()?;
             match control::send(self.socket.as_fd(), message, &[]) {
                 Ok(()) => drop(self.outbox.pop_front()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -69,10 +71,24 @@ impl Session {
         Ok(())
     }
 
+    /// Before anything is said or heard: an error when the program has closed the socket, whose number may be another's.
+    fn look(&self) -> io::Result<()> {
+        if self.socket.is_ours() {
+            return Ok(());
+        }
+        Err(io::Error::new(io::ErrorKind::NotConnected, "the control socket was closed by the program"))
+    }
+
+    /// See [`Own::disown`].
+    pub(super) fn disown(&self) {
+        self.socket.disown();
+    }
+
     /// The next message, the greeting aside. Nothing when none has come.
     pub(super) fn receive(&mut self) -> io::Result<Option<control::Received<ToClient>>> {
         let invalid = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidData, why.to_owned()));
         loop {
+            self.look()?;
             let received = match control::receive(self.socket.as_fd()) {
                 Ok(Some(received)) => received,
                 Ok(None) => {

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
@@ -19,16 +18,22 @@ use crate::control::message::{Announcement, Decline, Grant, Listening, Offer, Of
 use crate::control::socket as control;
 use crate::link::{Event, Phase, Reason};
 use crate::locality::Locality;
+use crate::own::{self, Ear};
 use crate::upgrade::{Shm, Upgrade};
 
 /// How long an address that the table does not have may still come: a peer that has just said its first word to the host
 /// service is told to everybody a moment later.
 const UNKNOWN_YET: Duration = Duration::from_millis(500);
 
+/// How long it waits where it cannot wait for anything.
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// The part of the agent that its thread owns.
 pub(super) struct Talk {
     agent: &'static Agent,
-    path: &'static Path,
+    /// Which of the process's agents it is, counted.
+    thread: u64,
+    ear: Ear,
     session: Option<Session>,
     retry: Retry,
     /// Every stream that was offered or wants to be, until it is closed.
@@ -42,11 +47,34 @@ pub(super) struct Talk {
     bells: Option<Bells>,
 }
 
+/// What one thread leaves to the next, when the program has closed its descriptors: what was offered and what listens may be as
+/// it was. (Where it is not, the host service finds something else under its number, and refuses.)
+#[derive(Debug)]
+pub(super) struct Left {
+    claims: HashMap<OfferId, Claim>,
+    listeners: HashMap<OfferId, Listening>,
+}
+
+/// Why a turn was the last.
+enum End {
+    /// Of the session.
+    Session(io::Error),
+    /// Of the thread: its descriptors are not its own any more, or another thread has taken over.
+    Swept,
+}
+
+impl From<io::Error> for End {
+    fn from(error: io::Error) -> Self {
+        Self::Session(error)
+    }
+}
+
 impl Talk {
-    pub(super) fn new(agent: &'static Agent, path: &'static Path) -> Self {
+    pub(super) fn new(agent: &'static Agent, thread: u64, ear: Ear) -> Self {
         Self {
             agent,
-            path,
+            thread,
+            ear,
             session: None,
             retry: Retry::default(),
             claims: HashMap::new(),
@@ -60,26 +88,46 @@ impl Talk {
 
     pub(super) fn run(mut self) {
         loop {
-            let commands = std::mem::take(&mut *self.agent.queue.lock().unwrap_or_else(PoisonError::into_inner));
+            let Some(commands) = self.commands() else { return self.leave() };
             for command in commands {
                 self.carry_out(command);
             }
             if self.session.is_none() && self.retry.due() {
-                match Session::begin(self.path) {
+                match Session::begin(self.agent.path) {
                     Ok(session) => self.session = Some(session),
                     Err(error) => self.lost(&error),
                 }
             }
-            if let Err(error) = self.turn() {
-                self.session = None;
-                self.lost(&error);
+            match self.turn() {
+                Ok(()) => {}
+                Err(End::Session(error)) => {
+                    self.session = None;
+                    self.lost(&error);
+                }
+                Err(End::Swept) => return self.leave(),
             }
         }
     }
 
-    /// Sleeps until something happens, then sends and receives what there is. An error ends the session.
-    fn turn(&mut self) -> io::Result<()> {
-        let mut fds = vec![PollFd::new(self.agent.wake.as_fd(), PollFlags::POLLIN)];
+    /// What there is to do; what another thread has left, at first. Nothing when it is another thread's by now.
+    fn commands(&mut self) -> Option<Vec<Command>> {
+        let mut desk = self.agent.desk();
+        if desk.thread != self.thread {
+            return None;
+        }
+        if let Some(left) = desk.left.take() {
+            (self.claims, self.listeners) = (left.claims, left.listeners);
+        }
+        Some(std::mem::take(&mut desk.queue))
+    }
+
+    /// Sleeps until something happens, then sends and receives what there is.
+    fn turn(&mut self) -> Result<(), End> {
+        // Under the number of another file there may be nothing to wake it.
+        if !self.ear.is_ours() {
+            return Err(End::Swept);
+        }
+        let mut fds = vec![PollFd::new(self.ear.as_fd(), PollFlags::POLLIN)];
         fds.extend(self.bells.as_ref().map(|bells| PollFd::new(bells.as_fd(), PollFlags::POLLIN)));
         fds.extend(self.leaving.iter().map(|leaving| PollFd::new(leaving.as_fd(), PollFlags::POLLIN)));
         fds.extend(self.session.as_ref().map(Session::poll_fd));
@@ -92,13 +140,21 @@ impl Talk {
         });
         match poll(&mut fds, timeout) {
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-            Err(error) => return Err(error.into()),
+            Err(error) => {
+                // No memory, or the limit of descriptors was lowered below what it has: that must not become a busy loop either.
+                std::thread::sleep(PAUSE);
+                return Err(io::Error::from(error).into());
+            }
         }
-        self.agent.wake.take()?;
+        if !self.ear.hear() {
+            return Err(End::Swept);
+        }
         if let Some(bells) = &mut self.bells
             && let Err(error) = bells.turn()
         {
             tracing::error!(%error, "doorbells are not heard");
+            let listeners = self.bells.take().map(Bells::disown).into_iter().flatten();
+            listeners.for_each(|listen| self.listen(listen));
         }
         self.leaving.retain_mut(|leaving| !leaving.is_over());
         let now = Instant::now();
@@ -108,7 +164,35 @@ impl Talk {
                 Task::Wake(upgrade) => drop(upgrade.upgrade().inspect(|upgrade| upgrade.wake())),
             }
         }
-        self.converse()
+        Ok(self.converse()?)
+    }
+
+    /// The end of the thread. It has no number left that it may use or close: they may be the program's files by now, or be about
+    /// to be closed. So it gives them all up. Another thread is begun when somebody has something to say: not before, because a
+    /// program that cleans up may want to have the next numbers for itself.
+    fn leave(mut self) {
+        own::notice_sweep();
+        self.ear.disown();
+        self.session.iter().for_each(Session::disown);
+        self.leaving.iter().for_each(Leaving::disown);
+        // Mapped, and with descriptors that are no longer known to be theirs.
+        self.pending.drain().for_each(std::mem::forget);
+        let listens = self.bells.take().map(Bells::disown);
+        if self.agent.desk().thread == self.thread {
+            self.agent.locality.write().unwrap_or_else(PoisonError::into_inner).clear();
+        }
+        self.strand();
+        for upgrade in self.due.take_wakes() {
+            drop(upgrade.upgrade().inspect(|upgrade| upgrade.wake()));
+        }
+        let mut desk = self.agent.desk();
+        if desk.thread == self.thread {
+            if let Some(bell) = desk.bell.take() {
+                bell.disown();
+            }
+            desk.queue.extend(listens.into_iter().flatten().map(Command::Listen));
+            desk.left = Some(Left { claims: self.claims, listeners: self.listeners });
+        }
     }
 
     fn converse(&mut self) -> io::Result<()> {
@@ -332,9 +416,14 @@ impl Talk {
 
     /// There is no session: every offer that was out is on TCP again.
     fn lost(&mut self, error: &io::Error) {
-        self.retry.failed(self.path, error);
+        self.retry.failed(self.agent.path, error);
         self.pending.clear();
         self.agent.locality.write().unwrap_or_else(PoisonError::into_inner).clear();
+        self.strand();
+    }
+
+    /// Nobody decides what was offered.
+    fn strand(&self) {
         for upgrade in self.claims.values().filter_map(|claim| claim.upgrade.upgrade()) {
             if upgrade.on(Event::HostLost) == Phase::Tcp(Reason::NotYet) {
                 upgrade.stay(Reason::NoHost);

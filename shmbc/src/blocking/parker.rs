@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Wake, Waker};
@@ -12,6 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::doorbell::Waiter;
 use crate::eventfd::EventFd;
+use crate::own;
 
 /// What one look has found worth waiting for. Collected by the socket and the doorbell while a thread looks.
 #[derive(Clone, Debug, Default)]
@@ -42,7 +43,11 @@ struct Parker {
 #[derive(Debug)]
 struct Shared {
     state: AtomicU8,
-    event: EventFd,
+    /// There until it is dropped.
+    event: Option<EventFd>,
+    /// The sweeps that had been noticed when it was opened. After another one its number may be another file's, and a new one is
+    /// opened before the next sleep.
+    sweeps: u64,
 }
 
 const RUNS: u8 = 0;
@@ -65,8 +70,8 @@ pub(super) fn begin() -> io::Result<Waker> {
     want(|wants| *wants = Wants::default());
     let made = PARKER.try_with(|parker| {
         let mut parker = parker.borrow_mut();
-        if parker.is_none() {
-            let shared = Arc::new(Shared { state: AtomicU8::new(RUNS), event: EventFd::new()? });
+        if parker.as_ref().is_none_or(|parker| parker.shared.is_swept()) {
+            let shared = Arc::new(Shared::new()?);
             *parker = Some(Parker { waker: Waker::from(Arc::clone(&shared)), shared });
         }
         Ok(parker.as_ref().map(|parker| parker.waker.clone()))
@@ -86,6 +91,22 @@ pub(super) fn park(tcp: BorrowedFd<'_>, until: Option<Instant>) -> io::Result<Wo
 }
 
 impl Shared {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            state: AtomicU8::new(RUNS),
+            sweeps: own::sweeps(),
+            event: Some(EventFd::adopt(own::high(EventFd::new()?.into()))?),
+        })
+    }
+
+    fn is_swept(&self) -> bool {
+        self.sweeps != own::sweeps()
+    }
+
+    fn event(&self) -> &EventFd {
+        self.event.as_ref().expect("there until it is dropped")
+    }
+
     fn park(&self, tcp: BorrowedFd<'_>, wants: &Wants, until: Option<Instant>) -> io::Result<Woken> {
         let timeout = match until.map(|until| until.saturating_duration_since(Instant::now())) {
             Some(left) if left.is_zero() => return Ok(Woken::Late),
@@ -103,7 +124,7 @@ impl Shared {
         if wants.end {
             interest |= PollFlags::RDHUP;
         }
-        let mut fds = vec![PollFd::from_borrowed_fd(tcp, interest), PollFd::new(&self.event, PollFlags::IN)];
+        let mut fds = vec![PollFd::from_borrowed_fd(tcp, interest), PollFd::new(self.event(), PollFlags::IN)];
         fds.extend(wants.bell.as_deref().map(|bell| PollFd::new(bell, PollFlags::IN)));
         let polled = poll(&mut fds, timeout.as_ref());
         let tcp = fds[0].revents();
@@ -111,8 +132,11 @@ impl Shared {
         self.state.swap(RUNS, Ordering::AcqRel);
         // Whoever notifies writes after it has set the state, so its write may come after this sleep, and end the next one: it is
         // taken where it is seen, or that thread would never sleep again.
-        if fds[1].revents().contains(PollFlags::IN) {
-            self.event.take()?;
+        let event = fds[1].revents();
+        if event.contains(PollFlags::NVAL) {
+            own::notice_sweep();
+        } else if event.contains(PollFlags::IN) && !self.is_swept() {
+            self.event().take()?;
         }
         match polled {
             Ok(0) => Ok(Woken::Late),
@@ -129,9 +153,21 @@ impl Shared {
 
     fn notify(&self) {
         if self.state.swap(NOTIFIED, Ordering::AcqRel) == SLEEPS
-            && let Err(error) = self.event.notify()
+            // Swept or not: it may have been opened between the sweep and the moment in which that was noticed.
+            && let Err(error) = self.event().notify()
         {
             tracing::error!(%error, "a waiting thread cannot be woken");
+        }
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // A thread that ends may be the first to notice.
+        if (self.is_swept() || rustix::io::fcntl_getfd(self.event()).is_err())
+            && let Some(event) = self.event.take()
+        {
+            let _ = OwnedFd::from(event).into_raw_fd();
         }
     }
 }
@@ -153,7 +189,7 @@ mod tests {
 
     #[test]
     fn sleep_when_a_wake_up_comes_late_is_cut_short_once_and_no_more() {
-        let shared = Shared { state: AtomicU8::new(RUNS), event: EventFd::new().unwrap() };
+        let shared = Shared::new().unwrap();
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let park = || {
             let until = Some(Instant::now() + Duration::from_millis(5));
@@ -161,7 +197,7 @@ mod tests {
         };
         assert_eq!(park(), Woken::Late);
         // The second half of a `notify` whose first came before the last sleep was over.
-        shared.event.notify().unwrap();
+        shared.event().notify().unwrap();
         assert_eq!(park(), Woken::Look { readable: false, writable: false });
         assert_eq!(park(), Woken::Late);
     }
