@@ -15,9 +15,11 @@ use super::outcome::{Budget, Outcome};
 /// The limits that are tried.
 const LIMITS: std::ops::RangeInclusive<u64> = 8..=64;
 
-/// Descriptors of the agent: its bell's two ends and the control socket. Fewer than a leak of one for each connection would take, where
-/// there is room for more connections than that.
+/// Descriptors of the agent: its bell's two ends and the control socket.
 const OF_THE_AGENT: usize = 3;
+
+/// How often all connections are made and closed: a leak of one descriptor each time shows, beside those of the agent.
+const TURNS: usize = 8;
 
 /// Too many open files, of the process or of all.
 const NO_DESCRIPTOR: [Option<i32>; 2] = [Some(libc::EMFILE), Some(libc::ENFILE)];
@@ -71,8 +73,8 @@ fn failed(why: &str) -> ExitCode {
 async fn starving(to: SocketAddr) -> Result<(), String> {
     // What a first connection makes for all that follow stays: the agent, and what it talks by. It is tried again where there was no
     // room for it, so it may come late.
-    let mut left = None;
-    for turn in 0..3 {
+    let mut first = None;
+    for _ in 0..TURNS {
         let mut streams = Vec::new();
         let error = loop {
             match ShmStream::connect(to).await {
@@ -105,10 +107,10 @@ async fn starving(to: SocketAddr) -> Result<(), String> {
         let made = streams.len();
         drop(streams);
         // As many fit again, but for what stays.
-        if turn > 0 && left.is_some_and(|before| made + OF_THE_AGENT < before) {
-            return Err(format!("{made} connections where {left:?} were before"));
+        let before = *first.get_or_insert(made);
+        if made + OF_THE_AGENT < before {
+            return Err(format!("{made} connections where {before} were at first"));
         }
-        left = (turn > 0).then_some(made);
     }
     Ok(())
 }
